@@ -1,0 +1,1 @@
+"""Tokenizers that run in the TensorFlow graph, and the training of their vocabularies."""
