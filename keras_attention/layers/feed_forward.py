@@ -1,0 +1,103 @@
+"""The position-wise feed-forward network of a transformer."""
+
+import keras
+from keras import activations, initializers
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+def gelu_tanh(x):
+    """GELU in its tanh approximation (`gelu_new` of published checkpoints); Hendrycks & Gimpel 2016, section 2."""
+    return activations.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers at every position: activation(x W1 + b1) W2 + b2, back to the size of the input.
+
+    Masking: the mask of the input is passed on.
+
+    Args:
+        intermediate_dim: int, the size between the two.
+        activation: name or function, as in `keras.layers.Dense`.
+        dropout: float in [0, 1), the share of intermediate values dropped in training.
+        kernel_initializer, bias_initializer: initializers of both dense layers.
+        seed: int, for the dropout.
+
+    Call arguments:
+        inputs: float [B, T, D].
+        training: bool, whether dropout is on.
+
+    Returns:
+        float [B, T, D].
+
+    Raises:
+        ValueError: if `intermediate_dim` is not a positive integer.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_attention.layers import FeedForward
+    >>> FeedForward(intermediate_dim=32, activation="relu")(np.zeros((2, 3, 8), "float32")).shape
+    TensorShape([2, 3, 8])
+
+    Reference: Vaswani et al. 2017, Attention Is All You Need, section 3.3 (page 5), https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(
+        self,
+        intermediate_dim,
+        activation="gelu",
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        seed=None,
+        **kwargs,
+    ):
+        if not isinstance(intermediate_dim, int) or intermediate_dim <= 0:
+            raise ValueError(
+                f"`intermediate_dim` must be a positive integer. Received: intermediate_dim={intermediate_dim!r}"
+            )
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.intermediate_dim = intermediate_dim
+        self.activation = activations.get(activation)
+        self.dropout = dropout
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.seed = seed
+
+    def build(self, inputs_shape):
+        self.intermediate_dense = self._dense("intermediate", inputs_shape, self.intermediate_dim, self.activation)
+        hidden_shape = (*inputs_shape[:-1], self.intermediate_dim)
+        self.dropout_layer = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.output_dense = self._dense("output", hidden_shape, inputs_shape[-1], None)
+
+    def _dense(self, name, shape, units, activation):
+        dense = keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            bias_initializer=self.bias_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(shape)
+        return dense
+
+    def call(self, inputs, training=None):
+        hidden = self.dropout_layer(self.intermediate_dense(inputs), training=training)
+        return self.output_dense(hidden)
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "intermediate_dim": self.intermediate_dim,
+            "activation": activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "seed": self.seed,
+        }
