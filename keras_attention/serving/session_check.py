@@ -1,0 +1,171 @@
+"""Runs the warm-up records of a SavedModel through TensorFlow's session loader: `python session_check.py FOLDER`.
+
+This file is run by `verify` as a program of its own and imports neither Keras nor this package, so that nothing but the
+SavedModel itself can give the answers. The session loader is the C++ code that TensorFlow Serving loads with; a Python
+reload goes another way and proves nothing about it. Prints one line of JSON: {"records": {signature: count}} or
+{"error": message}.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+# TensorFlow imports Keras when it finds it; here it must not.
+sys.modules["keras"] = None
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow_serving.apis import prediction_log_pb2  # noqa: E402
+
+# Reordered float32 sums differ in the last bits; anything beyond is another answer.
+_RTOL, _ATOL = 1e-4, 1e-5
+
+
+class CheckFailed(Exception):
+    """What is wrong with the SavedModel, in a sentence."""
+
+
+def load_text_ops():
+    """Registers tensorflow-text's operations, which TensorFlow Serving's image has built in, without its Python."""
+    package = importlib.util.find_spec("tensorflow_text")
+    for location in package.submodule_search_locations if package else ():
+        for library in sorted(Path(location).glob("python/*/_*.so")):
+            tf.load_op_library(str(library))
+
+
+def read_records(folder):
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    if not path.is_file():
+        raise CheckFailed(f"it carries no warm-up records ({path} is missing), so there is nothing to check it with.")
+    for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+        yield prediction_log_pb2.PredictionLog.FromString(record).predict_log
+
+
+def load(session, folder):
+    try:
+        return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(folder)).signature_def
+    except tf.errors.FailedPreconditionError as error:
+        raise CheckFailed(
+            f"TensorFlow's loader misses a variable: {error.message} Its owner was not among the export's resources."
+        ) from error
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise CheckFailed(f"TensorFlow's loader refuses it: {error}") from error
+
+
+class Runner:
+    """Runs one signature in the session, feeding a default as the SignatureDef stores it."""
+
+    def __init__(self, session, name, definition):
+        self.session = session
+        self.name = name
+        self.definition = definition
+        self.outputs = {key: info.name for key, info in definition.outputs.items()}
+
+    def __call__(self, inputs):
+        defaults = {key: tf.make_ndarray(value) for key, value in self.definition.defaults.items()}
+        values = {**defaults, **inputs}
+        missing = sorted(set(self.definition.inputs) - set(values))
+        if missing:
+            raise CheckFailed(f"a record of signature {self.name!r} lacks the input {missing[0]!r}.")
+        feed = {self.definition.inputs[key].name: value for key, value in values.items()}
+        try:
+            return self.session.run(self.outputs, feed)
+        except (tf.errors.OpError, ValueError) as error:
+            raise CheckFailed(f"signature {self.name!r} fails on a record: {error}") from error
+
+    def takes_rows(self):
+        """Whether every input and output has the batch as its first axis."""
+        infos = [*self.definition.inputs.values(), *self.definition.outputs.values()]
+        return all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in infos)
+
+
+def compare(got, expected, what):
+    """Raises CheckFailed unless two dicts of outputs are the same answers."""
+    if set(got) != set(expected):
+        raise CheckFailed(f"{what}: the outputs are {sorted(got)}, expected {sorted(expected)}.")
+    for name in expected:
+        a, b = np.asarray(got[name]), np.asarray(expected[name])
+        if a.shape != b.shape:
+            raise CheckFailed(f"{what}: output {name!r} has shape {a.shape}, expected {b.shape}.")
+        if np.issubdtype(b.dtype, np.inexact) or b.dtype.name == "bfloat16":
+            a, b = a.astype("float64"), b.astype("float64")
+            if not np.allclose(a, b, rtol=_RTOL, atol=_ATOL, equal_nan=True):
+                raise CheckFailed(f"{what}: output {name!r} differs by up to {np.nanmax(np.abs(a - b)):.2g}.")
+        elif not np.array_equal(a.astype(b.dtype), b):
+            row = next(i for i in range(len(b)) if not np.array_equal(a[i], b[i]))
+            raise CheckFailed(f"{what}: output {name!r} differs in row {row}: {a[row]!r}, expected {b[row]!r}.")
+
+
+def check_rows(runner, examples):
+    """A row alone and a row among others must give the same answer, since servers batch what arrives together."""
+    advice = (
+        "A row's answer must not depend on its batch: servers put requests together. The usual cause is padding that "
+        "takes part in the computation, in a pooling without the mask for instance"
+    )
+    groups = {}
+    for inputs, outputs in examples:
+        key = tuple(sorted((name, value.shape[1:], value.dtype.str) for name, value in inputs.items()))
+        groups.setdefault(key, []).append((inputs, outputs))
+    for group in groups.values():
+        sizes = [len(next(iter(inputs.values()))) for inputs, _ in group]
+        together = {name: np.concatenate([inputs[name] for inputs, _ in group]) for name in group[0][0]}
+        got = runner(together)
+        for name in got:
+            if len(np.asarray(got[name])) != sum(sizes):
+                raise CheckFailed(
+                    f"output {name!r} of signature {runner.name!r} has {len(got[name])} rows for {sum(sizes)} rows of "
+                    "inputs."
+                )
+        start = 0
+        for (_, outputs), size in zip(group, sizes, strict=True):
+            part = {name: value[start : start + size] for name, value in got.items()}
+            trailing_fits = all(part[name].shape[1:] == np.asarray(outputs[name]).shape[1:] for name in outputs)
+            if not trailing_fits:
+                raise CheckFailed(
+                    f"signature {runner.name!r}: an output's shape beyond the batch changes with the batch. {advice}."
+                )
+            compare(part, outputs, f"signature {runner.name!r}, batched with the other records. {advice}")
+            start += size
+        for row in range(sum(sizes)) if sum(sizes) > 1 else ():
+            alone = runner({name: value[row : row + 1] for name, value in together.items()})
+            expected = {name: value[row : row + 1] for name, value in got.items()}
+            compare(alone, expected, f"signature {runner.name!r}, row {row} alone. {advice}")
+
+
+def check(folder):
+    """Loads a version and runs all its records; returns how many there were for each signature."""
+    counts, examples, runners = {}, {}, {}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        definitions = load(session, folder)
+        for log in read_records(folder):
+            name = log.request.model_spec.signature_name or "serving_default"
+            if name not in runners:
+                if name not in definitions:
+                    raise CheckFailed(f"a record asks for the signature {name!r}, which it does not have.")
+                runners[name] = Runner(session, name, definitions[name])
+            inputs = {key: tf.make_ndarray(value) for key, value in log.request.inputs.items()}
+            expected = {key: tf.make_ndarray(value) for key, value in log.response.outputs.items()}
+            counts[name] = counts.get(name, 0) + 1
+            got = runners[name](inputs)
+            compare(got, expected, f"signature {name!r}, record {counts[name]}, against its stored response")
+            examples.setdefault(name, []).append((inputs, expected))
+        for name, runner in runners.items():
+            if runner.takes_rows():
+                check_rows(runner, examples[name])
+    if not counts:
+        raise CheckFailed("its file of warm-up records is empty, so there is nothing to check it with.")
+    return counts
+
+
+def main():
+    load_text_ops()
+    try:
+        result = {"records": check(Path(sys.argv[1]))}
+    except CheckFailed as error:
+        result = {"error": str(error)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
