@@ -68,13 +68,19 @@ def fetch(name):
     """
     if name not in PACKAGES:
         raise FetchError(f"nothing is known by the name {name!r}. Known are: {', '.join(PACKAGES)}")
+    found = find(name)
+    if found is None:
+        found = cache_folder() / name
+        _download(name, PACKAGES[name], found)
+    return found
+
+
+def find(name):
+    """The folder of a public data set or checkpoint if it is on this machine, else None. Downloads nothing."""
     own = os.environ.get("KERAS_ATTENTION_DATA")
-    if own and (Path(own) / name).is_dir():
-        return Path(own) / name
-    cached = cache_folder() / name
-    if not cached.is_dir():
-        _download(name, PACKAGES[name], cached)
-    return cached
+    candidates = [Path(own) / name] if own else []
+    candidates.append(cache_folder() / name)
+    return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 def _download(name, package, target):

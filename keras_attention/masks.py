@@ -119,8 +119,8 @@ class _TensorMask(Mask):
         if isinstance(tensor, keras.KerasTensor):
             raise ValueError(
                 f"{type(self).__name__} cannot hold a symbolic Keras tensor: the functional model would keep the "
-                "placeholder and fail when it runs. Make it inside a layer's `call`, or pass the tensor to the layer as "
-                f"`attention_mask`, `query_mask` or `value_mask`. Received: {tensor}"
+                "placeholder and fail when it runs. Make it inside a layer's `call`, or pass the tensor to the layer "
+                f"as `attention_mask`, `query_mask` or `value_mask`. Received: {tensor}"
             )
         self.tensor = ops.cast(tensor, "bool")
 

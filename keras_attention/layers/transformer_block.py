@@ -101,7 +101,8 @@ class TransformerBlock(keras.layers.Layer):
         size = x_shape[-1]
         if size % self.num_heads:
             raise ValueError(
-                f"the size of `x` must be a multiple of `num_heads` ({self.num_heads}). Received: shape {tuple(x_shape)}"
+                f"the size of `x` must be a multiple of `num_heads`. Received: x of shape {tuple(x_shape)} with "
+                f"num_heads={self.num_heads}"
             )
         if self.cross_attention and context_shape is None:
             raise ValueError("a block with `cross_attention=True` needs a `context`. Received: context=None")

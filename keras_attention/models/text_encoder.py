@@ -11,8 +11,8 @@ from keras_attention.layers.keras_mask import set_keras_mask
 class TextEncoder(keras.Model):
     """Token ids to one vector a token, through bidirectional self-attention.
 
-    Embeddings of token, position and segment are added and normalised, then pass through `num_layers` blocks. Padding is
-    `ids == pad_id`, stands to the right, and is never attended to; the output carries the mask.
+    Embeddings of token, position and segment are added and normalised, then pass through `num_layers` blocks. Padding
+    is `ids == pad_id`, stands to the right, and is never attended to; the output carries the mask.
 
     Args:
         vocabulary_size: int, V.

@@ -81,16 +81,21 @@ def _dense(query, key, value, bias, mask, scale, dropout, seed):
     if bias is not None:
         scores = scores + ops.cast(bias, softmax_dtype)
     if mask is None:
-        weights = ops.softmax(scores)
+        weights = _softmax(scores)
     else:
         rows = ops.arange(ops.shape(query)[1], dtype="int32")
         columns = ops.arange(ops.shape(key)[1], dtype="int32")
         allowed = mask.tile(rows, columns)
-        weights = ops.softmax(ops.where(allowed, scores, _MASKED_SCORE))
+        weights = _softmax(ops.where(allowed, scores, _MASKED_SCORE))
         weights = ops.where(allowed, weights, ops.zeros((), softmax_dtype))
     weights = ops.cast(weights, dtype)
     kept = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights
     return ops.einsum("bnts,bsnh->btnh", kept, value), weights
+
+
+def _softmax(scores):
+    # Over a single key Keras would warn that a softmax is pointless; here it is a sequence of length one.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
 
 
 def _check_shapes(query, key, value):

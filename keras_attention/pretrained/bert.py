@@ -52,7 +52,7 @@ def load_bert(folder):
     layout = LAYOUTS.get(config.get("model_type"))
     if layout is None:
         raise CheckpointError(
-            f"{config_file}: model_type {config.get('model_type')!r} is not one that can be read ({', '.join(LAYOUTS)})."
+            f"{config_file}: model_type {config.get('model_type')!r} cannot be read (read are: {', '.join(LAYOUTS)})."
         )
     try:
         arguments = encoder_arguments(layout, config)

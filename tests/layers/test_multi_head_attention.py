@@ -1,0 +1,257 @@
+"""MultiHeadAttention against Keras's own layer with the same weights, and what it does beyond it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attention.layers import MultiHeadAttention
+from keras_attention.masks import Causal, SlidingWindow
+
+B, T, S, D = 2, 5, 7, 12
+RNG = np.random.default_rng(0)
+
+
+def sequence(*shape):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def pair(query, value, key=None, **arguments):
+    """Keras's layer and ours with the same weights."""
+    theirs = keras.layers.MultiHeadAttention(3, 4, **arguments)
+    ours = MultiHeadAttention(3, 4, **arguments)
+    theirs(query, value, key)
+    ours(query, value, key)
+    assert [w.shape for w in ours.weights] == [w.shape for w in theirs.weights]
+    for weight in theirs.weights:  # biases that are not zero
+        weight.assign(RNG.normal(scale=0.5, size=weight.shape))
+    ours.set_weights(theirs.get_weights())
+    return theirs, ours
+
+
+def outputs_and_gradients(layer, query, value, key, **call):
+    query, value = tf.constant(query), tf.constant(value)
+    key = None if key is None else tf.constant(key)
+    with tf.GradientTape() as tape:
+        sources = [x for x in (query, value, key) if x is not None]
+        tape.watch(sources)
+        output, scores = layer(query, value, key, return_attention_scores=True, **call)
+        loss = tf.reduce_sum(tf.sin(output)) + tf.reduce_sum(tf.square(scores))
+    return output, scores, tape.gradient(loss, sources + [w.value for w in layer.trainable_weights])
+
+
+def assert_same(theirs, ours, query, value, key=None, **call):
+    expected = outputs_and_gradients(theirs, query, value, key, **call)
+    got = outputs_and_gradients(ours, query, value, key, **call)
+    np.testing.assert_allclose(got[0], expected[0], atol=1e-5)
+    np.testing.assert_allclose(got[1], expected[1], atol=1e-5)
+    for a, b in zip(got[2], expected[2], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"value_dim": 6},
+        {"use_bias": False},
+        {"output_shape": 9},
+        {"output_shape": (3, 5)},
+        {"use_gate": True},
+        {"use_gate": True, "value_dim": 6, "use_bias": False},
+        {"sliding_window": 2},
+        {"dropout": 0.4},
+        {"attention_axes": 1},
+        {"attention_axes": (-2,)},
+        {"kernel_initializer": "he_normal", "bias_initializer": "ones"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_key", [False, True], ids=["value as key", "own key"])
+def test_outputs_scores_and_gradients_equal_keras_for_every_argument(arguments, with_key):
+    query, value = sequence(B, T, D), sequence(B, S, 10)
+    key = sequence(B, S, 8) if with_key else None
+    theirs, ours = pair(query, value, key, **arguments)
+    assert_same(theirs, ours, query, value, key)
+
+
+def _mask(*shape):
+    mask = RNG.random(shape) < 0.6
+    mask[..., 0] = True  # Keras is right where each query has a key
+    return mask
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"use_causal_mask": True},
+        {"attention_mask": _mask(B, T, S)},
+        {"attention_mask": _mask(1, T, S)},
+        {"attention_mask": _mask(B, 1, S)},
+        {"attention_mask": _mask(B, 3, T, S)},
+        {"attention_mask": _mask(B, T, S).astype("int32")},
+        {"attention_mask": _mask(B, T, S).astype("float32"), "use_causal_mask": True},
+        {"value_mask": _mask(B, S)},
+        {"value_mask": _mask(B, S), "key_mask": _mask(B, S), "use_causal_mask": True},
+    ],
+    ids=lambda call: " ".join(f"{k} {getattr(v, 'shape', '')}" for k, v in call.items()),
+)
+def test_outputs_scores_and_gradients_equal_keras_for_every_mask(call):
+    query, value = sequence(B, T, D), sequence(B, S, D)
+    theirs, ours = pair(query, value)
+    assert_same(theirs, ours, query, value, **call)
+
+
+def test_the_path_without_scores_equals_keras_too():
+    query, value = sequence(B, T, D), sequence(B, S, D)
+    theirs, ours = pair(query, value)
+    np.testing.assert_allclose(ours(query, value), theirs(query, value), atol=1e-5)
+    np.testing.assert_allclose(
+        ours(query, value, use_causal_mask=True), theirs(query, value, use_causal_mask=True), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (2,), (-3,), 1], ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_attention_over_other_axes_equals_keras(axes, masked):
+    query, value = sequence(B, 3, T, D), sequence(B, 3, T, D)
+    theirs, ours = pair(query, value, attention_axes=axes)
+    attended = [(0, 3, T)[axis % 4] for axis in np.atleast_1d(axes)]
+    call = {"attention_mask": _mask(B, *attended, *attended)} if masked else {}
+    assert_same(theirs, ours, query, value, **call)
+
+
+def test_images_are_attended_over_all_their_positions_with_masks():
+    x = sequence(B, 3, T, D)
+    valid = RNG.random((B, 3, T)) < 0.7
+    layer = MultiHeadAttention(3, 4)
+    kept = layer(x, x, value_mask=valid)
+    changed = layer(x, np.where(valid[..., None], x, 99.0).astype("float32"), value_mask=valid)
+    np.testing.assert_allclose(kept, changed, atol=1e-5)
+
+
+def test_the_masks_of_the_inputs_are_left_alone_and_the_output_carries_the_querys():
+    ids = np.array([[1, 2, 3, 0]])
+    x = keras.layers.Embedding(9, D, mask_zero=True)(ids)
+    layer = MultiHeadAttention(3, 4)
+    y = layer(x, x)
+    np.testing.assert_array_equal(x._keras_mask, ids != 0)
+    np.testing.assert_array_equal(y._keras_mask, ids != 0)
+    z, scores = layer(y, x, return_attention_scores=True)
+    np.testing.assert_array_equal(z._keras_mask, ids != 0)
+    assert np.all(scores.numpy()[:, :, :3, 3] == 0)
+
+
+def test_an_explicit_query_mask_is_used_and_carried():
+    x = sequence(1, 4, D)
+    explicit = np.array([[True, True, False, False]])
+    output, scores = MultiHeadAttention(3, 4)(x, x, query_mask=explicit, return_attention_scores=True)
+    np.testing.assert_array_equal(output._keras_mask, explicit)
+    assert np.all(scores.numpy()[:, :, 2:] == 0)
+    carried = keras.layers.Masking()(np.where(np.array([1, 1, 1, 0])[None, :, None], x, 0.0))
+    output = MultiHeadAttention(3, 4)(carried, carried, query_mask=explicit)
+    np.testing.assert_array_equal(output._keras_mask, explicit)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_query_without_any_key_gives_zero_scores_with_and_without_dropout(dropout, dtype):
+    x = sequence(1, 4, D)
+    layer = MultiHeadAttention(3, 4, dropout=dropout, use_bias=False, dtype=dtype)
+    nothing = np.ones((1, 4, 4), bool)
+    nothing[:, 1] = False
+    output, scores = layer(x, x, attention_mask=nothing, return_attention_scores=True, training=False)
+    assert np.all(np.asarray(scores, "float32")[:, :, 1] == 0)
+    assert np.all(np.asarray(output, "float32")[:, 1] == 0)
+    assert np.all(np.isfinite(np.asarray(output, "float32")))
+
+
+def test_static_specifications_compose_with_tensors():
+    x = sequence(B, T, D)
+    layer = MultiHeadAttention(3, 4)
+    mask = _mask(B, T, T)
+    specified = layer(x, x, mask=Causal() & SlidingWindow(3), attention_mask=mask)
+    band = np.tril(np.abs(np.subtract.outer(np.arange(T), np.arange(T))) < 3)
+    np.testing.assert_allclose(specified, layer(x, x, attention_mask=mask & band), atol=1e-6)
+
+
+def test_a_bias_is_added_to_the_scores():
+    x = sequence(B, T, D)
+    layer = MultiHeadAttention(3, 4)
+    bias = np.zeros((1, 1, T, T), "float32")
+    bias[..., 2] = 1e4
+    _, scores = layer(x, x, bias=bias, return_attention_scores=True)
+    np.testing.assert_allclose(np.asarray(scores)[..., 2], 1, atol=1e-6)
+
+
+def test_symbolic_shapes_are_the_real_ones_for_cross_attention():
+    query, value = keras.Input((T, D)), keras.Input((S, D))
+    output, scores = MultiHeadAttention(3, 4, output_shape=6)(query, value, return_attention_scores=True)
+    assert output.shape == (None, T, 6)
+    assert scores.shape == (None, 3, T, S)
+    model = keras.Model([query, value], [output, scores])
+    real_output, real_scores = model([sequence(B, T, D), sequence(B, S, D)])
+    assert real_output.shape == (B, T, 6)
+    assert real_scores.shape == (B, 3, T, S)
+
+
+def test_dropout_is_repeatable_with_a_seed_and_off_in_inference():
+    x = sequence(B, T, D)
+    first, second = (MultiHeadAttention(3, 4, dropout=0.5, seed=3) for _ in range(2))
+    first(x, x), second(x, x)
+    second.set_weights(first.get_weights())
+    a, b = first(x, x, training=True), second(x, x, training=True)
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - first(x, x)).max() > 1e-3
+    np.testing.assert_array_equal(first(x, x), second(x, x))
+
+
+def test_a_model_with_the_layer_trains_saves_and_loads(tmp_path):
+    x = keras.Input((None, D))
+    arguments = {
+        "value_dim": 6,
+        "output_shape": 5,
+        "dropout": 0.1,
+        "sliding_window": 3,
+        "use_gate": True,
+        "kernel_regularizer": "l2",
+        "attention_axes": 1,
+    }
+    model = keras.Model(x, MultiHeadAttention(3, 4, **arguments)(x, x, use_causal_mask=True))
+    model.compile("adam", "mse")
+    before = [w.numpy() for w in model.trainable_weights]
+    model.fit(sequence(8, T, D), sequence(8, T, 5), verbose=0)
+    assert all(np.any(a != b.numpy()) for a, b in zip(before, model.trainable_weights, strict=True))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    sample = sequence(B, T, D)
+    np.testing.assert_allclose(model(sample), again(sample), atol=1e-6)
+    layer = again.layers[-1]
+    assert {name: getattr(layer, name) for name in arguments if name not in ("kernel_regularizer", "output_shape")} == {
+        name: value if name != "attention_axes" else layer.attention_axes
+        for name, value in arguments.items()
+        if name not in ("kernel_regularizer", "output_shape")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": 0, "key_dim": 4}, "`num_heads` must be a positive integer. Received: num_heads=0"),
+        ({"num_heads": 2, "key_dim": -1}, "Received: key_dim=-1"),
+        ({"num_heads": 2, "key_dim": 4, "value_dim": 0}, "Received: value_dim=0"),
+        ({"num_heads": 2, "key_dim": 4, "dropout": 1.0}, "Received: dropout=1.0"),
+        ({"num_heads": 2, "key_dim": 4, "sliding_window": 0}, "Received: size=0"),
+        ({"num_heads": 2, "key_dim": 4, "flash_attention": True}, "Received: flash_attention=True"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_construction(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiHeadAttention(**arguments)
+
+
+def test_shapes_that_do_not_fit_are_refused_with_what_was_received():
+    with pytest.raises(ValueError, match=r"key of shape \(2, 6, 12\)"):
+        MultiHeadAttention(3, 4)(sequence(B, T, D), sequence(B, S, D), sequence(B, 6, D))
+    with pytest.raises(ValueError, match="attention_axes=\\(0,\\)"):
+        MultiHeadAttention(3, 4, attention_axes=0)(sequence(B, T, D), sequence(B, S, D))
