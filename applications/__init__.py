@@ -1,0 +1,1 @@
+"""Applications built of this package's layers; they run from the checkout."""
