@@ -6,14 +6,17 @@ import re
 from typing import NamedTuple
 
 import keras
+from keras import activations
+
+from keras_attention.layers import gelu_tanh
 
 _ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "keras_attention>gelu_tanh",
-    "gelu_pytorch_tanh": "keras_attention>gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
+    "gelu": activations.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": activations.relu,
+    "silu": activations.silu,
+    "swish": activations.silu,
 }
 
 
@@ -150,17 +153,16 @@ def bert_config(encoder):
     """The config.json, in the bert layout, that describes a TextEncoder."""
     names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
     config = encoder.get_config()
-    activation = config["activation"]
-    if isinstance(activation, dict):  # Keras writes a registered function as a dict
-        activation = activation["registered_name"]
-    if activation not in names:
-        raise ValueError(f"a BERT folder cannot say activation {activation!r} (it can: {', '.join(names)})")
+    if encoder.activation not in names:
+        raise ValueError(
+            f"a BERT folder cannot say the activation {config['activation']!r} (it can: {', '.join(_ACTIVATIONS)})."
+        )
     settings = {key: config[argument] for argument, key in _BERT_SETTINGS.items()}
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
         **settings,
-        "hidden_act": names[activation],
+        "hidden_act": names[encoder.activation],
         "attention_probs_dropout_prob": config["dropout"],
         "position_embedding_type": "absolute",
         # A reader of this layout adds a segment's embedding: one row of zeros changes nothing.
