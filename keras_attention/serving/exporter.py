@@ -220,9 +220,8 @@ def _trace(name, spec):
         raise ExportError(
             f"signature {name!r} could not be traced with the inputs {', '.join(specs)}: "
             f"{type(error).__name__}: {error}\n"
-            "The function is called once with symbolic tensors, by name. A method that is a tf.function with an "
-            "input_signature must call its first argument `self`; Python conditions on tensors need a tf.function "
-            "around them; a text value is known only when the graph runs."
+            "The function is called once with symbolic tensors, by name: their values are known only when the graph "
+            "runs. Python conditions on them need a tf.function around them."
         ) from error
 
 

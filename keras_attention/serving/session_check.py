@@ -26,6 +26,11 @@ class CheckFailed(Exception):
     """What is wrong with the SavedModel, in a sentence."""
 
 
+def reason(error):
+    """What a TensorFlow error says, without its frame and its list of nodes."""
+    return str(getattr(error, "message", error)).removeprefix("Graph execution error:").strip().split("\n")[0]
+
+
 def load_text_ops():
     """Registers tensorflow-text's operations, which TensorFlow Serving's image has built in, without its Python."""
     package = importlib.util.find_spec("tensorflow_text")
@@ -45,12 +50,8 @@ def read_records(folder):
 def load(session, folder):
     try:
         return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(folder)).signature_def
-    except tf.errors.FailedPreconditionError as error:
-        raise CheckFailed(
-            f"TensorFlow's loader misses a variable: {error.message} Its owner was not among the export's resources."
-        ) from error
     except (tf.errors.OpError, OSError, ValueError) as error:
-        raise CheckFailed(f"TensorFlow's loader refuses it: {error}") from error
+        raise CheckFailed(f"TensorFlow's loader refuses it: {reason(error)}") from error
 
 
 class Runner:
@@ -71,8 +72,13 @@ class Runner:
         feed = {self.definition.inputs[key].name: value for key, value in values.items()}
         try:
             return self.session.run(self.outputs, feed)
+        except tf.errors.FailedPreconditionError as error:
+            raise CheckFailed(
+                f"signature {self.name!r} needs what was not saved: {reason(error)} The model, or whatever else owns it, "
+                "was not tracked by the export."
+            ) from error
         except (tf.errors.OpError, ValueError) as error:
-            raise CheckFailed(f"signature {self.name!r} fails on a record: {error}") from error
+            raise CheckFailed(f"signature {self.name!r} fails on a record: {reason(error)}") from error
 
     def takes_rows(self):
         """Whether every input and output has the batch as its first axis."""
