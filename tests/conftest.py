@@ -1,5 +1,6 @@
 """What all tests share: public data that `make test` fetched, and quiet logs."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -7,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from keras_attention import fetch
+from tests.server_process import Server
 
 
 def _folder(name):
@@ -26,3 +28,16 @@ def minilm_folder():
 def corpus_folder():
     """The dialogues of chatterbot-corpus, a folder a language."""
     return _folder("chatterbot-corpus")
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory):
+    """serve(base_path, model_name) -> "host:port" of a server that runs until the tests end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(base_path, model_name):
+            server = Server(base_path, model_name, tmp_path_factory.mktemp("server") / "log")
+            stack.callback(server.close)
+            return server.wait_for_address()
+
+        yield start

@@ -74,7 +74,7 @@ class Runner:
             return self.session.run(self.outputs, feed)
         except tf.errors.FailedPreconditionError as error:
             raise CheckFailed(
-                f"signature {self.name!r} needs what was not saved: {reason(error)} The model, or whatever else owns it, "
+                f"signature {self.name!r} needs what was not saved: {reason(error)} The model, or whatever owns it, "
                 "was not tracked by the export."
             ) from error
         except (tf.errors.OpError, ValueError) as error:

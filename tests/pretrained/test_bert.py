@@ -2,21 +2,16 @@
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers.implementations import BertWordPieceTokenizer
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from reference_bert import states, write_checkpoint
-
 from keras_attention.layers import gelu_tanh
 from keras_attention.models import TextEncoder
 from keras_attention.pretrained import CheckpointError, load_bert, save_bert
+from tests.pretrained.reference_bert import states, write_checkpoint
 
 FAMILIES = ["bert", "roberta", "distilbert"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "how", "old", "are", "you", "##s", "?"]

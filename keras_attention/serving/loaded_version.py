@@ -1,0 +1,76 @@
+"""One version in service: its requests go through batch queues, and it is closed when the last one is answered."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from functools import partial
+
+import numpy as np
+
+from keras_attention.serving.batching import BatchQueue
+from keras_attention.serving.servable import Servable
+from keras_attention.serving.signature import Signature
+
+
+class LoadedVersion:
+    """A loaded version of a model with a batch queue for each of its signatures. It belongs to one event loop.
+
+    Args:
+        version: its number.
+        servable: the loaded SavedModel; closed by `close`.
+        executor: where it runs.
+        max_batch_size: the most rows in a merged batch.
+
+    Attributes:
+        version: its number.
+        servable: the loaded SavedModel.
+    """
+
+    def __init__(self, version: int, servable: Servable, executor: Executor, max_batch_size: int):
+        self.version = version
+        self.servable = servable
+        self._executor = executor
+        self._max_batch_size = max_batch_size
+        self._queues: dict[str, BatchQueue] = {}
+        self._users = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator["LoadedVersion"]:
+        """Keeps the version from being closed while a request needs it."""
+        self._users += 1
+        self._idle.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._idle.set()
+
+    async def run(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Runs one request, together with others where their rows can be merged.
+
+        Args:
+            signature: one of the servable's signatures.
+            inputs: the request's inputs, checked by `Signature.read_inputs`.
+
+        Returns:
+            Its outputs by name.
+
+        Raises:
+            ServingError: if the computation fails.
+        """
+        run = partial(self.servable.run, signature)
+        rows = signature.rows(inputs)
+        if rows is None:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, run, inputs)
+        if signature.name not in self._queues:
+            self._queues[signature.name] = BatchQueue(run, self._executor, self._max_batch_size)
+        return await self._queues[signature.name].submit(inputs, rows)
+
+    async def close(self) -> None:
+        """Waits until no request uses the version, and frees it."""
+        await self._idle.wait()
+        await asyncio.to_thread(self.servable.close)

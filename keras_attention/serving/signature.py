@@ -1,0 +1,135 @@
+"""One signature of a loaded model: what it takes, checked before anything runs, and whether its rows can be merged."""
+
+from collections.abc import Iterable, Mapping
+
+import grpc
+import numpy as np
+
+from keras_attention.serving.errors import ServingError, invalid_argument
+from keras_attention.serving.protocol import SignatureDef, TensorProto
+from keras_attention.serving.signature_defaults import apply_defaults
+from keras_attention.serving.tensor_codec import decode, dtype_name
+
+_METHOD_NAMES = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
+
+
+class Signature:
+    """The contract of one signature, with TensorFlow Serving's checks and messages.
+
+    Args:
+        name: its key in the SavedModel.
+        definition: its SignatureDef.
+
+    Attributes:
+        name: its key in the SavedModel.
+        definition: its SignatureDef.
+        input_names: the order in which inputs are fed.
+        output_names: the order in which outputs are fetched.
+        batchable: whether every input and every output has an unknown first dimension, so that requests can be
+            concatenated along it.
+
+    Raises:
+        ServingError: INTERNAL, if the signature has no method that can be called, such as a loader's own entries.
+    """
+
+    def __init__(self, name: str, definition: SignatureDef):
+        if definition.method_name not in _METHOD_NAMES:
+            raise ServingError(
+                grpc.StatusCode.INTERNAL,
+                f"Expected prediction signature method_name to be one of {{{', '.join(_METHOD_NAMES)}}}. "
+                f"Was: {definition.method_name}",
+            )
+        self.name = name
+        self.definition = definition
+        self.input_names = sorted(definition.inputs)
+        self.output_names = sorted(definition.outputs)
+        tensors = [*definition.inputs.values(), *definition.outputs.values()]
+        self.batchable = bool(definition.inputs) and all(_shape(tensor)[:1] == [-1] for tensor in tensors)
+
+    def read_inputs(self, tensors: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
+        """Decodes and checks the inputs of one request, and adds the defaults of those that it leaves out.
+
+        Everything is checked here, before requests are merged: one bad request must not fail its batch-mates.
+
+        Args:
+            tensors: the request's inputs.
+
+        Returns:
+            An array for each input of the signature.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, for a missing or unknown name, a wrong dtype, rank or dimension, or a
+                tensor that cannot be read.
+        """
+        self._check_names(tensors)
+        inputs = {name: self._read_input(name, tensors[name]) for name in self.input_names if name in tensors}
+        return apply_defaults(inputs, self.definition)
+
+    def select_outputs(self, output_filter: Iterable[str]) -> list[str]:
+        """Names the outputs that a request asks for.
+
+        Args:
+            output_filter: the wanted names; empty for all of them.
+
+        Returns:
+            The names, in the order of the filter.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, for an unknown or repeated name.
+        """
+        names = list(output_filter)
+        for position, name in enumerate(names):
+            if name not in self.definition.outputs:
+                expected = ",".join(self.output_names)
+                raise invalid_argument(
+                    f"output tensor alias not found in signature: {name} "
+                    f"Outputs expected to be in the set {{{expected}}}."
+                )
+            if name in names[:position]:
+                raise invalid_argument(f"duplicate output tensor alias: {name}")
+        return names or self.output_names
+
+    def rows(self, inputs: Mapping[str, np.ndarray]) -> int | None:
+        """Counts the rows of a request: None if its rows cannot be merged with others', or its inputs disagree."""
+        if not self.batchable:
+            return None
+        counts = {len(array) for array in inputs.values()}
+        return counts.pop() if len(counts) == 1 else None
+
+    def _check_names(self, given: Mapping[str, TensorProto]) -> None:
+        extra = sorted(given.keys() - self.definition.inputs.keys())
+        missing = sorted(self.definition.inputs.keys() - self.definition.defaults.keys() - given.keys())
+        if extra or missing:
+            raise invalid_argument(
+                f"input size does not match signature: {len(given)}!={len(self.input_names)} "
+                f"len({{{','.join(sorted(given))}}}) != len({{{','.join(self.input_names)}}}). "
+                f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+            )
+
+    def _read_input(self, name: str, tensor: TensorProto) -> np.ndarray:
+        info = self.definition.inputs[name]
+        if tensor.dtype != info.dtype:
+            raise invalid_argument(
+                f"Expects arg[{self.input_names.index(name)}] to be {dtype_name(info.dtype)} "
+                f"but {dtype_name(tensor.dtype)} is provided"
+            )
+        if not info.tensor_shape.unknown_rank:
+            expected, received = _shape(info), [dim.size for dim in tensor.tensor_shape.dim]
+            fits = len(expected) == len(received) and all(e in (-1, r) for e, r in zip(expected, received, strict=True))
+            if not fits:
+                raise invalid_argument(
+                    f"Input {name} of signature {self.name} expects shape {_shape_text(expected)} "
+                    f"but {_shape_text(received)} is provided"
+                )
+        try:
+            return decode(tensor)
+        except (ValueError, MemoryError) as error:
+            raise invalid_argument(f"tensor parsing error: {name}: {error}") from None
+
+
+def _shape(info) -> list[int]:
+    return [dim.size for dim in info.tensor_shape.dim]
+
+
+def _shape_text(shape: list[int]) -> str:
+    return "[" + ",".join("?" if size == -1 else str(size) for size in shape) + "]"
