@@ -2,6 +2,7 @@
 
 import numpy as np
 
+_LEAST = 0.5
 _ROWS_AT_ONCE = 1024
 
 
@@ -37,7 +38,10 @@ def calibrate(embeddings, answers, false_answer_rate):
         false_answer_rate: float in [0, 1].
 
     Returns:
-        float in [0, 1].
+        float from 0.5 to 1. Less is never returned: a few questions that have nothing to do with one another would
+        otherwise say that any likeness will do.
     """
-    nearest = nearest_other_answer(embeddings, answers)
-    return float(np.clip(np.quantile(nearest, 1 - false_answer_rate), 0, 1))
+    nearest = np.sort(nearest_other_answer(embeddings, answers))[::-1]
+    allowed = int(false_answer_rate * len(nearest))
+    just_above = np.nextafter(nearest[allowed], np.float32(2)) if allowed < len(nearest) else _LEAST
+    return float(np.clip(just_above, _LEAST, 1))

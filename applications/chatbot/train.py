@@ -93,7 +93,7 @@ def train(config):
         entries,
         embeddings,
         {
-            "threshold": round(threshold, 6),
+            "threshold": threshold,
             "fallback": config.fallback,
             "alternatives": config.alternatives,
             "false_answer_rate": config.false_answer_rate if config.threshold is None else None,
