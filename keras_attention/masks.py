@@ -3,7 +3,18 @@
 A specification is not a tensor. It answers for a tile of the [T, S] plane, given by the positions of the tile's queries
 and keys, so that an implementation of attention that never holds the whole plane can use the same masks as one that
 does. `Causal() & SlidingWindow(256)` is static and may be given to a layer's constructor or call, saved and loaded with
-it. `Padding` and `Explicit` hold a tensor: they are made where the tensor exists, inside a layer's `call`.
+it. `Padding`, `Segments` and `Explicit` hold a tensor: they are made where the tensor exists, inside a layer's `call`.
+
+Structure that comes from elsewhere, a parse or a knowledge graph, is a `Predicate` where it can be computed from
+positions, and an `Explicit` mask (or a bias, see `keras_attention.biases`) where it is given as a matrix:
+
+>>> import numpy as np
+>>> from keras_attention.masks import Causal, Predicate
+>>> same_clause = Predicate(lambda rows, columns: rows // 4 == columns // 4)     # clauses of four tokens
+>>> tile = (Causal() & same_clause).tile(np.arange(4, 6), np.arange(8))
+>>> tile.numpy().astype(int)
+array([[0, 0, 0, 0, 1, 0, 0, 0],
+       [0, 0, 0, 0, 1, 1, 0, 0]])
 """
 
 import keras
@@ -26,6 +37,24 @@ class Mask:
             bool, broadcastable to [B, N, t, s]. True where the query may attend to the key.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `tile(rows, columns)`.")
+
+    def keys(self, start, stop, length):
+        """The keys that the queries from `start` up to `stop` may attend to lie in one span: which?
+
+        What lies outside it is never computed. Neither end may go back as the queries go on.
+
+        Args:
+            start: int or int32 scalar, the first query.
+            stop: int or int32 scalar, the query after the last.
+            length: int or int32 scalar, S, the number of keys.
+
+        Returns:
+            (start, stop) of the keys, within 0 and `length`.
+        """
+        return 0, length
+
+    def check(self, length, key_length):
+        """Raises ValueError if the mask holds a tensor that is known not to fit T queries and S keys."""
 
     def __and__(self, other):
         if not isinstance(other, Mask):
@@ -61,6 +90,15 @@ class Both(Mask):
     def tile(self, rows, columns):
         return ops.logical_and(self.first.tile(rows, columns), self.second.tile(rows, columns))
 
+    def check(self, length, key_length):
+        self.first.check(length, key_length)
+        self.second.check(length, key_length)
+
+    def keys(self, start, stop, length):
+        (a, b), (c, d) = self.first.keys(start, stop, length), self.second.keys(start, stop, length)
+        first = _largest(a, c)
+        return first, _largest(first, _smallest(b, d))
+
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {"first": serialize(self.first), "second": serialize(self.second)}
@@ -87,6 +125,64 @@ class Causal(Mask):
     def tile(self, rows, columns):
         return rows[:, None] >= columns[None, :]
 
+    def keys(self, start, stop, length):
+        return 0, _smallest(stop, length)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class PrefixLM(Mask):
+    """Causal, but everything attends to the first `length` positions (Raffel et al. 2020, T5, section 3.2.1).
+
+    Args:
+        length: int, not negative, of the prefix.
+
+    Raises:
+        ValueError: if `length` is negative or not an integer.
+    """
+
+    def __init__(self, length):
+        if not isinstance(length, int) or isinstance(length, bool) or length < 0:
+            raise ValueError(f"`length` must be an integer, not negative. Received: length={length!r}")
+        self.length = length
+
+    def tile(self, rows, columns):
+        return ops.logical_or(rows[:, None] >= columns[None, :], columns[None, :] < self.length)
+
+    def keys(self, start, stop, length):
+        return 0, _smallest(_largest(stop, self.length), length)
+
+    def get_config(self):
+        return {"length": self.length}
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class Predicate(Mask):
+    """Whatever a function of the two positions says.
+
+    Args:
+        function: called with int32 [t, 1], the queries' positions, and int32 [1, s], the keys'; returns bool,
+            broadcastable to [B, N, t, s]. Register it with `keras.saving.register_keras_serializable` if a layer that
+            holds the mask is to be saved.
+    """
+
+    def __init__(self, function):
+        if not callable(function):
+            raise ValueError(f"`function` must be callable. Received: function={function!r}")
+        self.function = function
+
+    def tile(self, rows, columns):
+        return self.function(ops.convert_to_tensor(rows)[:, None], ops.convert_to_tensor(columns)[None, :])
+
+    def get_config(self):
+        return {"function": keras.saving.serialize_keras_object(self.function)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["function"]))
+
+    def __hash__(self):
+        return hash((type(self), self.function))
+
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class SlidingWindow(Mask):
@@ -108,6 +204,11 @@ class SlidingWindow(Mask):
     def tile(self, rows, columns):
         return ops.abs(rows[:, None] - columns[None, :]) < self.size
 
+    def keys(self, start, stop, length):
+        # Clamped at both ends, for queries that lie beyond the last key.
+        first = _smallest(_largest(start - self.size + 1, 0), length)
+        return first, _smallest(stop + self.size - 1, length)
+
     def get_config(self):
         return {"size": self.size}
 
@@ -115,14 +216,14 @@ class SlidingWindow(Mask):
 class _TensorMask(Mask):
     """A mask that holds a tensor, and so belongs to one call of one layer."""
 
-    def __init__(self, tensor):
+    def __init__(self, tensor, dtype="bool"):
         if isinstance(tensor, keras.KerasTensor):
             raise ValueError(
                 f"{type(self).__name__} cannot hold a symbolic Keras tensor: the functional model would keep the "
                 "placeholder and fail when it runs. Make it inside a layer's `call`, or pass the tensor to the layer "
                 f"as `attention_mask`, `query_mask` or `value_mask`. Received: {tensor}"
             )
-        self.tensor = ops.cast(tensor, "bool")
+        self.tensor = ops.cast(tensor, dtype)
 
     def get_config(self):
         raise ValueError(
@@ -156,10 +257,38 @@ class Padding(_TensorMask):
             raise ValueError(f"`valid` must have shape [B, S] or [B, T]. Received: shape {tuple(valid.shape)}")
         self.axis = axis
 
+    def check(self, length, key_length):
+        expected = key_length if self.axis == "key" else length
+        _check_size(f"the padding mask of the {self.axis}", self.tensor, 1, expected)
+
     def tile(self, rows, columns):
         if self.axis == "key":
             return ops.take(self.tensor, columns, axis=1)[:, None, None, :]
         return ops.take(self.tensor, rows, axis=1)[:, None, :, None]
+
+
+class Segments(_TensorMask):
+    """Packed sequences: a query attends to keys of its own segment (Krell et al. 2021, https://arxiv.org/abs/2107.02027).
+
+    Args:
+        query_segments: int [B, T], the segment of each query.
+        key_segments: int [B, S]. Defaults to the queries'.
+    """
+
+    def __init__(self, query_segments, key_segments=None):
+        super().__init__(query_segments, dtype="int32")
+        self.key_tensor = self.tensor if key_segments is None else ops.cast(key_segments, "int32")
+        for name, tensor in (("query_segments", self.tensor), ("key_segments", self.key_tensor)):
+            if len(tensor.shape) != 2:
+                raise ValueError(f"`{name}` must have rank 2. Received: shape {tuple(tensor.shape)}")
+
+    def check(self, length, key_length):
+        _check_size("`query_segments`", self.tensor, 1, length)
+        _check_size("`key_segments`", self.key_tensor, 1, key_length)
+
+    def tile(self, rows, columns):
+        queries = ops.take(self.tensor, rows, axis=1)[:, None, :, None]
+        return ops.equal(queries, ops.take(self.key_tensor, columns, axis=1)[:, None, None, :])
 
 
 class Explicit(_TensorMask):
@@ -180,13 +309,41 @@ class Explicit(_TensorMask):
         if rank == 3:
             self.tensor = self.tensor[:, None]
 
+    def check(self, length, key_length):
+        check_plane("the mask", self.tensor, length, key_length)
+
     def tile(self, rows, columns):
-        tensor = self.tensor
-        if tensor.shape[-2] != 1:
-            tensor = ops.take(tensor, rows, axis=-2)
-        if tensor.shape[-1] != 1:
-            tensor = ops.take(tensor, columns, axis=-1)
-        return tensor
+        return take_tile(self.tensor, rows, columns)
+
+
+def check_plane(name, tensor, length, key_length):
+    """Raises ValueError if a tensor is known not to be broadcastable to [B, N, T, S] in its last two axes."""
+    _check_size(name, tensor, -2, length, broadcast=True)
+    _check_size(name, tensor, -1, key_length, broadcast=True)
+
+
+def _check_size(name, tensor, axis, expected, broadcast=False):
+    size = tensor.shape[axis]
+    if None not in (size, expected) and size != expected and not (broadcast and size == 1):
+        what = "queries" if axis == -2 else "keys" if axis == -1 else "positions"
+        raise ValueError(f"{name} must fit {expected} {what}. Received: shape {tuple(tensor.shape)}")
+
+
+def take_tile(tensor, rows, columns):
+    """One tile of a tensor that is broadcastable to [B, N, T, S]; an axis of size 1 stays."""
+    if tensor.shape[-2] != 1:
+        tensor = ops.take(tensor, rows, axis=-2)
+    if tensor.shape[-1] != 1:
+        tensor = ops.take(tensor, columns, axis=-1)
+    return tensor
+
+
+def _largest(a, b):
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
+
+
+def _smallest(a, b):
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
 def combine(*masks):

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+import keras_attention.biases
 import keras_attention.layers
+import keras_attention.masks
 import keras_attention.models
 import keras_attention.ops
 import keras_attention.text
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [keras_attention.layers, keras_attention.models, keras_attention.ops, keras_attention.text]
-MODULES = [f"{p.__name__}.{module.name}" for p in PACKAGES for module in pkgutil.iter_modules(p.__path__)]
+MODULES = ["keras_attention.masks", "keras_attention.biases"]
+MODULES += [f"{p.__name__}.{module.name}" for p in PACKAGES for module in pkgutil.iter_modules(p.__path__)]
 
 
 @pytest.mark.parametrize("name", MODULES)

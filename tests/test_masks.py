@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_attention.layers import MultiHeadAttention
-from keras_attention.masks import Both, Causal, Explicit, Padding, SlidingWindow, combine
+from keras_attention.masks import (
+    Both,
+    Causal,
+    Explicit,
+    Padding,
+    Predicate,
+    PrefixLM,
+    Segments,
+    SlidingWindow,
+    combine,
+)
 
 
 def whole(mask, t, s, b=1, n=1):
@@ -43,6 +53,8 @@ def test_a_tile_is_a_piece_of_the_whole_for_every_mask(data):
                 Padding(rng.random((2, t)) < 0.5, axis="query") & Causal(),
                 Explicit(rng.random((2, t, s)) < 0.5) & SlidingWindow(3),
                 Explicit(rng.random((2, 3, 1, s)) < 0.5),
+                PrefixLM(2) & Segments(rng.integers(0, 3, (2, t)), rng.integers(0, 3, (2, s))),
+                Predicate(lambda rows, columns: (rows * columns) % 2 == 0),
             ]
         )
     )
@@ -50,6 +62,37 @@ def test_a_tile_is_a_piece_of_the_whole_for_every_mask(data):
     columns = np.array(data.draw(st.lists(st.integers(0, s - 1), min_size=1)), "int32")
     tile = np.broadcast_to(np.asarray(mask.tile(rows, columns)), (2, 3, len(rows), len(columns)))
     np.testing.assert_array_equal(tile, whole(mask, t, s, 2, 3)[:, :, rows][:, :, :, columns])
+
+
+@given(
+    st.sampled_from(
+        [Causal(), SlidingWindow(3), PrefixLM(4), Causal() & SlidingWindow(2), PrefixLM(2) & SlidingWindow(5)]
+    ),
+    st.integers(1, 12),
+    st.integers(1, 12),
+)
+def test_the_span_of_keys_leaves_nothing_out_and_never_goes_back(mask, t, s):
+    allowed = whole(mask, t, s)[0, 0]
+    before = (0, 0)
+    for start in range(0, t, 3):
+        stop = min(start + 3, t)
+        first, last = (int(end) for end in mask.keys(start, stop, s))
+        assert 0 <= first <= last <= s
+        assert not allowed[start:stop, :first].any()
+        assert not allowed[start:stop, last:].any()
+        assert (first, last) >= before
+        before = (first, last)
+
+
+def test_segments_attend_to_themselves_only():
+    packed = np.array([[0, 0, 1, 2, 2]])
+    np.testing.assert_array_equal(whole(Segments(packed), 5, 5)[0, 0], packed[0][:, None] == packed[0])
+
+
+def test_a_prefix_is_seen_by_all_and_the_rest_is_causal():
+    expected = np.tril(np.ones((4, 4), bool))
+    expected[:, :2] = True
+    np.testing.assert_array_equal(whole(PrefixLM(2), 4, 4)[0, 0], expected)
 
 
 def test_static_masks_are_values_and_survive_serialization():

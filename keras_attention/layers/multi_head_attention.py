@@ -1,12 +1,21 @@
 """Multi-head attention that keeps its masks."""
 
-import keras
-from keras import constraints, initializers, regularizers
+import math
 
-from keras_attention import masks
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from keras_attention import biases, masks
 from keras_attention.layers.attention_axes import AttentionAxes
 from keras_attention.layers.keras_mask import get_keras_mask, set_keras_mask
+from keras_attention.layers.relative_position_bias import RelativePositionBias
+from keras_attention.layers.rotary_position import RotaryPosition
 from keras_attention.ops import dot_product_attention
+
+
+def _letters(shape):
+    # Written out: an ellipsis would make TensorFlow copy the kernel for every position of the sequence.
+    return "abcefgijklm"[: len(shape) - 1]
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -37,6 +46,11 @@ class MultiHeadAttention(keras.layers.Layer):
         kernel_regularizer, bias_regularizer, activity_regularizer: regularizers of the projections.
         kernel_constraint, bias_constraint: constraints of the projections.
         seed: int, for the dropout.
+        num_kv_heads: int, K, a divisor of `num_heads`: so many heads for key and value, each shared by N / K query
+            heads (grouped-query attention; 1 is multi-query attention). Defaults to `num_heads`.
+        attn_logits_soft_cap: float c, positive: scaled scores become c tanh(score / c). Defaults to no cap.
+        position: how queries and keys know their distance: a `RotaryPosition`, a `RelativePositionBias` (its weights
+            become the layer's), or a bias such as `keras_attention.biases.ALiBi(num_heads)`. Defaults to not at all.
 
     Call arguments:
         query: float [B, T, D].
@@ -48,7 +62,8 @@ class MultiHeadAttention(keras.layers.Layer):
         training: bool, whether dropout is on.
         use_causal_mask: bool. Forbid keys after the query.
         mask: a static `keras_attention.masks.Mask`, such as `Causal() & SlidingWindow(256)`.
-        bias: float, broadcastable to [B, N, T, S], added to the scaled scores.
+        bias: float [T, S], [B, T, S] or [B, N, T, S], added to the scaled scores; or a static
+            `keras_attention.biases.Bias`, such as `ALiBi(num_heads)`.
 
     Returns:
         float [B, T, D]; with `return_attention_scores`, also the attention weights.
@@ -89,6 +104,9 @@ class MultiHeadAttention(keras.layers.Layer):
         bias_constraint=None,
         use_gate=False,
         seed=None,
+        num_kv_heads=None,
+        attn_logits_soft_cap=None,
+        position=None,
         **kwargs,
     ):
         for name, value in (("num_heads", num_heads), ("key_dim", key_dim), ("value_dim", value_dim)):
@@ -96,6 +114,14 @@ class MultiHeadAttention(keras.layers.Layer):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        if num_kv_heads is not None and (num_kv_heads < 1 or num_heads % num_kv_heads):
+            raise ValueError(
+                f"`num_kv_heads` must divide `num_heads`. Received: num_kv_heads={num_kv_heads}, num_heads={num_heads}"
+            )
+        if attn_logits_soft_cap is not None and not attn_logits_soft_cap > 0:
+            raise ValueError(
+                f"`attn_logits_soft_cap` must be positive. Received: attn_logits_soft_cap={attn_logits_soft_cap!r}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1. Received: dropout={dropout!r}")
         if flash_attention:
@@ -123,6 +149,9 @@ class MultiHeadAttention(keras.layers.Layer):
         self.bias_constraint = constraints.get(bias_constraint)
         self.use_gate = use_gate
         self.seed = seed
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.attn_logits_soft_cap = attn_logits_soft_cap
+        self.position = self._check_position(position)
         self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None
         self._window = None if sliding_window is None else masks.SlidingWindow(sliding_window)
 
@@ -130,28 +159,32 @@ class MultiHeadAttention(keras.layers.Layer):
         key_shape = value_shape if key_shape is None else key_shape
         self._check_key_shape(value_shape, key_shape)
         self._axes = AttentionAxes(len(query_shape), self.attention_axes)
+        if isinstance(self.position, RelativePositionBias) and not self.position.built:
+            self.position.build()
         # Keras's order of weights: query, key, gate, value, output.
-        self.query_dense = self._projection("query", query_shape, self.key_dim)
-        self.key_dense = self._projection("key", key_shape, self.key_dim)
+        self.query_dense = self._projection("query", query_shape, self.num_heads, self.key_dim)
+        self.key_dense = self._projection("key", key_shape, self.num_kv_heads, self.key_dim)
         if self.use_gate:
-            self.gate_dense = self._projection("gate", query_shape, self.value_dim, activation="sigmoid")
-        self.value_dense = self._projection("value", value_shape, self.value_dim)
+            self.gate_dense = self._projection("gate", query_shape, self.num_heads, self.value_dim, "sigmoid")
+        self.value_dense = self._projection("value", value_shape, self.num_kv_heads, self.value_dim)
 
         features = self.output_shape or (query_shape[-1],)
         letters = "xyzuvw"[: len(features)]
+        free = _letters(query_shape)
         self.output_dense = keras.layers.EinsumDense(
-            f"...nh,nh{letters}->...{letters}",
-            output_shape=features,
+            f"{free}nh,nh{letters}->{free}{letters}",
+            output_shape=(*query_shape[1:-1], *features),
             bias_axes=letters if self.use_bias else None,
             name="attention_output",
             **self._dense_arguments(),
         )
         self.output_dense.build((*query_shape[:-1], self.num_heads, self.value_dim))
 
-    def _projection(self, name, shape, head_size, activation=None):
+    def _projection(self, name, shape, heads, head_size, activation=None):
+        free = _letters(shape)
         dense = keras.layers.EinsumDense(
-            "...d,dnh->...nh",
-            output_shape=(self.num_heads, head_size),
+            f"{free}d,dnh->{free}nh",
+            output_shape=(*shape[1:-1], heads, head_size),
             bias_axes="nh" if self.use_bias else None,
             activation=activation,
             name=name,
@@ -201,16 +234,27 @@ class MultiHeadAttention(keras.layers.Layer):
             None if query_mask is None else masks.Padding(axes.fold(query_mask), axis="query"),
             None if attention_mask is None else masks.Explicit(axes.fold_mask(attention_mask, query, key)),
         )
-        heads, scores = dot_product_attention(
-            axes.fold(self.query_dense(query)),
-            axes.fold(self.key_dense(key)),
+        query_heads, key_heads = axes.fold(self.query_dense(query)), axes.fold(self.key_dense(key))
+        scale = 1 / math.sqrt(self.key_dim)
+        if isinstance(self.position, RotaryPosition):
+            query_heads, key_heads = (
+                self.position.rotate(heads, ops.arange(ops.shape(heads)[1], dtype="int32"))
+                for heads in (query_heads, key_heads)
+            )
+            scale *= self.position.attention_scale
+        attended = dot_product_attention(
+            query_heads,
+            key_heads,
             axes.fold(self.value_dense(value)),
-            bias=bias,
+            bias=self._bias(bias),
             mask=allowed,
+            scale=scale,
+            attn_logits_soft_cap=self.attn_logits_soft_cap,
             dropout=self.dropout if training else 0.0,
             seed=self.seed_generator,
-            return_attention_scores=True,
+            return_attention_scores=return_attention_scores,
         )
+        heads, scores = attended if return_attention_scores else (attended, None)
         heads = axes.unfold(heads, like=query)
         if self.use_gate:
             heads = heads * self.gate_dense(query)
@@ -220,6 +264,31 @@ class MultiHeadAttention(keras.layers.Layer):
         if return_attention_scores:
             return output, axes.unfold_scores(scores, query, key)
         return output
+
+    def _bias(self, bias):
+        """The bias of this call and that of the position, added."""
+        own = self.position.as_bias() if isinstance(self.position, RelativePositionBias) else self.position
+        if not isinstance(own, biases.Bias):
+            return bias
+        if bias is None:
+            return own
+        return own + (bias if isinstance(bias, biases.Bias) else biases.ExplicitBias(bias))
+
+    def _check_position(self, position):
+        if isinstance(position, dict):
+            position = keras.saving.deserialize_keras_object(position)
+        if position is not None and not isinstance(position, (RotaryPosition, RelativePositionBias, biases.Bias)):
+            raise ValueError(
+                "`position` must be a RotaryPosition, a RelativePositionBias or a keras_attention.biases.Bias. "
+                f"Received: position={position!r}"
+            )
+        heads = getattr(position, "num_heads", self.num_heads)
+        if heads != self.num_heads:
+            raise ValueError(
+                f"`position` must be for as many heads as the layer has. Received: position.num_heads={heads} with "
+                f"num_heads={self.num_heads}"
+            )
+        return position
 
     def compute_mask(self, query, previous_mask):
         # Keras would take a specification given as `mask` for the previous mask: the query's own is meant.
@@ -276,4 +345,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "bias_constraint": constraints.serialize(self.bias_constraint),
             "use_gate": self.use_gate,
             "seed": self.seed,
+            "num_kv_heads": self.num_kv_heads,
+            "attn_logits_soft_cap": self.attn_logits_soft_cap,
+            "position": keras.saving.serialize_keras_object(self.position),
         }

@@ -1,11 +1,22 @@
 """One transformer block: attention, feed-forward, residuals and normalisation."""
 
 import keras
-from keras import activations, initializers
+from keras import initializers
 
-from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.feed_forward import FeedForward, get_activation, serialize_activation
 from keras_attention.layers.keras_mask import get_keras_mask
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
+from keras_attention.layers.rematerialize import rematerialize
+from keras_attention.layers.seeds import derive_seed
+
+_NORMALIZATIONS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+
+
+def make_normalization(kind, epsilon, **kwargs):
+    """The Keras layer for `normalization="layer"` or "rms", one that passes masks on."""
+    normalization = _NORMALIZATIONS[kind](epsilon=epsilon, **kwargs)
+    normalization.supports_masking = True  # Keras's RMSNormalization loses the mask.
+    return normalization
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -24,11 +35,16 @@ class TransformerBlock(keras.layers.Layer):
         causal: bool. A position attends to itself and those before it.
         cross_attention: bool. Also attend to a `context`, between the self-attention and the feed-forward network.
         dropout: float in [0, 1), for the attention weights and every sublayer's output.
-        activation: name or function, of the feed-forward network.
+        activation: name or function, of the feed-forward network, or its gated forms "swiglu" and "geglu".
         norm: "post" or "pre".
-        layer_norm_epsilon: float, added to the variance in the layer normalisations.
+        layer_norm_epsilon: float, added to the variance, or with "rms" to the mean square, in the normalisations.
         kernel_initializer, bias_initializer: initializers of all projections.
         seed: int, for the dropout.
+        normalization: "layer", or "rms" for root mean square normalisation, which does not subtract the mean and has no
+            offset.
+        use_bias: bool, whether the projections have a bias.
+        rematerialize: bool. In training, keep only the inputs of the block and compute the rest again in the backward
+            pass: less memory for a third to a half more time.
 
     Call arguments:
         x: float [B, T, D].
@@ -58,7 +74,8 @@ class TransformerBlock(keras.layers.Layer):
 
     References: Vaswani et al. 2017, Attention Is All You Need, section 3.1, https://arxiv.org/abs/1706.03762;
     Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1,
-    https://arxiv.org/abs/2002.04745
+    https://arxiv.org/abs/2002.04745; Zhang & Sennrich 2019, Root Mean Square Layer Normalization, equation 4,
+    https://arxiv.org/abs/1910.07467
     """
 
     def __init__(
@@ -74,6 +91,9 @@ class TransformerBlock(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         seed=None,
+        normalization="layer",
+        use_bias=True,
+        rematerialize=False,
         **kwargs,
     ):
         for name, value in (("num_heads", num_heads), ("intermediate_dim", intermediate_dim)):
@@ -81,6 +101,8 @@ class TransformerBlock(keras.layers.Layer):
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
         if norm not in ("pre", "post"):
             raise ValueError(f"`norm` must be 'pre' or 'post'. Received: norm={norm!r}")
+        if normalization not in _NORMALIZATIONS:
+            raise ValueError(f"`normalization` must be 'layer' or 'rms'. Received: normalization={normalization!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1. Received: dropout={dropout!r}")
         super().__init__(**kwargs)
@@ -90,12 +112,15 @@ class TransformerBlock(keras.layers.Layer):
         self.causal = causal
         self.cross_attention = cross_attention
         self.dropout = dropout
-        self.activation = activations.get(activation)
+        self.activation = get_activation(activation)
         self.norm = norm
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
         self.seed = seed
+        self.normalization = normalization
+        self.use_bias = use_bias
+        self.rematerialize = rematerialize
 
     def build(self, x_shape, context_shape=None):
         size = x_shape[-1]
@@ -114,6 +139,7 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward = FeedForward(
             self.intermediate_dim,
             activation=self.activation,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
             bias_initializer=self.bias_initializer.clone(),
             dtype=self.dtype_policy,
@@ -121,16 +147,19 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.feed_forward.build(x_shape)
         self.feed_forward_norm = self._normalization("feed_forward_norm", x_shape)
-        self.residual_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.residual_dropout = keras.layers.Dropout(
+            self.dropout, seed=derive_seed(self.seed, "residual"), dtype=self.dtype_policy
+        )
 
     def _attention(self, name, query_shape, value_shape):
         attention = MultiHeadAttention(
             self.num_heads,
             key_dim=query_shape[-1] // self.num_heads,
             dropout=self.dropout,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
             bias_initializer=self.bias_initializer.clone(),
-            seed=self.seed,
+            seed=derive_seed(self.seed, name),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -138,8 +167,8 @@ class TransformerBlock(keras.layers.Layer):
         return attention
 
     def _normalization(self, name, shape):
-        normalization = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        normalization = make_normalization(
+            self.normalization, self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
         )
         normalization.build(shape)
         return normalization
@@ -160,37 +189,52 @@ class TransformerBlock(keras.layers.Layer):
             )
         # Additions carry no mask in Keras, so the block hands the masks on itself.
         x_mask = get_keras_mask(x)
+
+        def forward(x, context=None):
+            return self._forward(
+                x, context, x_mask, context_mask, attention_mask, return_attention_scores, training=training
+            )
+
+        if self.rematerialize and training:
+            forward = rematerialize(forward, self._seed_generators_in_use())
+        x, scores = forward(x) if context is None else forward(x, context)
+        return (x, scores) if return_attention_scores else x
+
+    def _seed_generators_in_use(self):
+        layers = [self.self_attention, self.residual_dropout]
+        if self.cross_attention:
+            layers.append(self.context_attention)
+        generators = [getattr(layer, "seed_generator", None) for layer in layers]
+        return [generator for generator in generators if generator is not None]
+
+    def _forward(self, x, context, x_mask, context_mask, attention_mask, return_attention_scores, training):
         scores = {}
 
-        def attend_to_self(y):
-            y, scores["self"] = self.self_attention(
+        def attend(name, attention, y, source, **arguments):
+            y = attention(
                 y,
-                y,
+                source,
                 query_mask=x_mask,
-                value_mask=x_mask,
-                attention_mask=attention_mask,
-                use_causal_mask=self.causal,
-                return_attention_scores=True,
+                return_attention_scores=return_attention_scores,
                 training=training,
+                **arguments,
             )
+            if return_attention_scores:
+                y, scores[name] = y
             return y
 
+        def attend_to_self(y):
+            masks = {"value_mask": x_mask, "attention_mask": attention_mask, "use_causal_mask": self.causal}
+            return attend("self", self.self_attention, y, y, **masks)
+
         def attend_to_context(y):
-            y, scores["cross"] = self.context_attention(
-                y,
-                context,
-                query_mask=x_mask,
-                value_mask=context_mask,
-                return_attention_scores=True,
-                training=training,
-            )
-            return y
+            return attend("cross", self.context_attention, y, context, value_mask=context_mask)
 
         x = self._residual(x, attend_to_self, self.self_attention_norm, training)
         if self.cross_attention:
             x = self._residual(x, attend_to_context, self.context_attention_norm, training)
         x = self._residual(x, self.feed_forward, self.feed_forward_norm, training)
-        return (x, scores) if return_attention_scores else x
+        return x, scores
 
     def _residual(self, x, sublayer, normalization, training):
         if self.norm == "pre":
@@ -205,10 +249,13 @@ class TransformerBlock(keras.layers.Layer):
             "causal": self.causal,
             "cross_attention": self.cross_attention,
             "dropout": self.dropout,
-            "activation": activations.serialize(self.activation),
+            "activation": serialize_activation(self.activation),
             "norm": self.norm,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
             "seed": self.seed,
+            "normalization": self.normalization,
+            "use_bias": self.use_bias,
+            "rematerialize": self.rematerialize,
         }

@@ -1,10 +1,12 @@
 """The transformer encoder of the BERT family."""
 
 import keras
-from keras import activations, ops
+from keras import ops
 
 from keras_attention.layers import TokenAndPositionEmbedding, TransformerBlock
+from keras_attention.layers.feed_forward import get_activation, serialize_activation
 from keras_attention.layers.keras_mask import set_keras_mask
+from keras_attention.layers.seeds import derive_seed
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -82,7 +84,7 @@ class TextEncoder(keras.Model):
         self.hidden_dim = hidden_dim
         self.intermediate_dim = intermediate_dim
         self.dropout = dropout
-        self.activation = activations.get(activation)
+        self.activation = get_activation(activation)
         self.norm = norm
         self.layer_norm_epsilon = layer_norm_epsilon
         self.num_segments = num_segments
@@ -107,7 +109,9 @@ class TextEncoder(keras.Model):
         self.embedding_norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, name="embedding_norm", **common
         )
-        self.embedding_dropout = keras.layers.Dropout(dropout, seed=seed, name="embedding_dropout", **common)
+        self.embedding_dropout = keras.layers.Dropout(
+            dropout, seed=derive_seed(seed, "embedding"), name="embedding_dropout", **common
+        )
         self.blocks = [
             TransformerBlock(
                 num_heads,
@@ -117,7 +121,7 @@ class TextEncoder(keras.Model):
                 norm=norm,
                 layer_norm_epsilon=layer_norm_epsilon,
                 kernel_initializer=initializer.clone(),
-                seed=seed,
+                seed=derive_seed(seed, "block", i),
                 name=f"block_{i}",
                 **common,
             )
@@ -163,7 +167,7 @@ class TextEncoder(keras.Model):
             "hidden_dim": self.hidden_dim,
             "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
-            "activation": activations.serialize(self.activation),
+            "activation": serialize_activation(self.activation),
             "norm": self.norm,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "num_segments": self.num_segments,

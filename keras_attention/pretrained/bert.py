@@ -49,7 +49,7 @@ def load_bert(folder):
         raise CheckpointError(f"no encoder folder at {folder}: give the path of a folder with config.json and weights.")
     config_file = folder / "config.json"
     config = _read_json(config_file)
-    layout = LAYOUTS.get(config.get("model_type"))
+    layout = LAYOUTS.get(str(config.get("model_type")))
     if layout is None:
         raise CheckpointError(
             f"{config_file}: model_type {config.get('model_type')!r} cannot be read (read are: {', '.join(LAYOUTS)})."
@@ -59,7 +59,7 @@ def load_bert(folder):
         encoder = TextEncoder(**arguments, name="text_encoder")
     except KeyError as error:
         raise CheckpointError(f"{config_file} lacks {error.args[0]!r}.") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{config_file}: {error}") from error
     encoder.build((None, None))
     _read_weights(folder / "model.safetensors", layout, encoder)
@@ -107,7 +107,10 @@ def _read_weights(path, layout, encoder):
     for variable, value in values:
         variable.assign(value.astype("float32"))
     if stored:
-        logger.warning("%s: an encoder has no place for %s", path, ", ".join(sorted(stored)))
+        # A pooler and the table of positions are in most published folders: no news. Anything else may be a surprise.
+        usual = all(name.startswith("pooler.") or name.endswith("position_ids") for name in stored)
+        level = logging.INFO if usual else logging.WARNING
+        logger.log(level, "%s: an encoder has no place for %s", path, ", ".join(sorted(stored)))
 
 
 def _read_tokenizer(folder, encoder):
@@ -127,6 +130,11 @@ def _read_tokenizer(folder, encoder):
     except ValueError as error:
         logger.warning("%s: no tokenizer was made: %s", vocabulary_file, error)
         return None
+    if tokenizer.pad_id != encoder.pad_id:
+        raise CheckpointError(
+            f"{vocabulary_file} has {tokenizer.pad_token!r} in line {tokenizer.pad_id + 1}, and config.json says "
+            f"pad_token_id {encoder.pad_id}: the encoder would take padding for words."
+        )
     if tokenizer.vocabulary_size > encoder.vocabulary_size:
         raise CheckpointError(
             f"{vocabulary_file} has {tokenizer.vocabulary_size} tokens, and the encoder embeds only "

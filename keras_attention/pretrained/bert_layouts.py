@@ -30,6 +30,7 @@ class Layout:
         prefix: what stands before every name when the checkpoint was saved with a task's head.
         tensors: part of a TextEncoder -> name, with {i} for the number of the block; `.weight` and `.bias` follow.
         positions_after_pad: whether positions are counted from `pad_id + 1`, so that the rows before are never used.
+        pad_id: the id of padding where config.json does not say.
     """
 
     settings: dict
@@ -37,6 +38,7 @@ class Layout:
     prefix: str
     tensors: dict
     positions_after_pad: bool = False
+    pad_id: int = 0
 
 
 _BERT_SETTINGS = {
@@ -80,7 +82,7 @@ _DISTILBERT_TENSORS = {
     "output": "transformer.layer.{i}.ffn.lin2",
     "feed_forward_norm": "transformer.layer.{i}.output_layer_norm",
 }
-_ROBERTA = Layout(_BERT_SETTINGS, {}, "roberta.", _BERT_TENSORS, positions_after_pad=True)
+_ROBERTA = Layout(_BERT_SETTINGS, {}, "roberta.", _BERT_TENSORS, positions_after_pad=True, pad_id=1)
 
 LAYOUTS = {
     "bert": Layout(_BERT_SETTINGS, {}, "bert.", _BERT_TENSORS),
@@ -111,7 +113,6 @@ _DEFAULTS = {
     "activation": "gelu",
     "layer_norm_epsilon": 1e-12,
     "num_segments": 2,
-    "pad_id": 0,
 }
 
 
@@ -133,12 +134,19 @@ def encoder_arguments(layout, config):
     for argument, key in layout.settings.items():
         value = config.get(key)
         if value is None:
-            if argument not in _DEFAULTS:
+            defaults = {**_DEFAULTS, "pad_id": layout.pad_id}
+            if argument not in defaults:
                 raise KeyError(key)
-            value = _DEFAULTS[argument]
+            value = defaults[argument]
         arguments[argument] = value
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"position_embedding_type {config['position_embedding_type']!r} (only 'absolute' is read)")
+    for argument in ("vocabulary_size", "sequence_length", "num_layers", "num_heads", "hidden_dim", "intermediate_dim"):
+        if not isinstance(arguments[argument], int) or arguments[argument] <= 0:
+            raise ValueError(f"{layout.settings[argument]} {arguments[argument]!r} (a positive whole number is needed)")
+    pad_id = arguments["pad_id"]
+    if not isinstance(pad_id, int) or not 0 <= pad_id < arguments["vocabulary_size"]:
+        raise ValueError(f"pad_token_id {pad_id!r} (an id of the vocabulary is needed)")
     if config.get("is_decoder"):
         raise ValueError("is_decoder true (only encoders are read)")
     if arguments["activation"] not in _ACTIVATIONS:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.layers import MultiHeadAttention
+from keras_attention.biases import ALiBi
+from keras_attention.layers import MultiHeadAttention, RelativePositionBias, RotaryPosition
 from keras_attention.masks import Causal, SlidingWindow
+from keras_attention.ops import attention, chunked
 
 B, T, S, D = 2, 5, 7, 12
 RNG = np.random.default_rng(0)
@@ -234,9 +236,96 @@ def test_a_model_with_the_layer_trains_saves_and_loads(tmp_path):
     }
 
 
+def test_heads_that_share_keys_equal_plain_heads_with_the_keys_repeated():
+    x = sequence(B, T, D)
+    grouped, plain = MultiHeadAttention(4, 3, num_kv_heads=2), MultiHeadAttention(4, 3)
+    grouped(x, x), plain(x, x)
+    assert grouped.key_dense.kernel.shape == (D, 2, 3)
+    repeated = [
+        np.repeat(w, 2, axis=-2) if "key/" in v.path or "value/" in v.path else w
+        for w, v in zip(grouped.get_weights(), grouped.weights, strict=True)
+    ]
+    plain.set_weights(repeated)
+    for got, expected in zip(
+        grouped(x, x, use_causal_mask=True, return_attention_scores=True),
+        plain(x, x, use_causal_mask=True, return_attention_scores=True),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_soft_cap_bounds_the_scores():
+    x = 50 * sequence(1, T, D)
+    _, scores = MultiHeadAttention(2, 4, attn_logits_soft_cap=1.0)(x, x, return_attention_scores=True)
+    scores = np.asarray(scores)
+    assert np.max(scores.max(-1) / scores.min(-1)) <= np.exp(2.0) * 1.001
+
+
+POSITIONS = {
+    "rotary": lambda: RotaryPosition(),
+    "yarn": lambda: RotaryPosition(scaling="yarn", factor=4.0, original_length=32),
+    "alibi": lambda: ALiBi(2),
+    "relative": lambda: RelativePositionBias(2, embeddings_initializer="random_normal"),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_position_makes_the_order_count_and_only_the_distance(name, tmp_path):
+    x = keras.Input((None, D))
+    layer = MultiHeadAttention(2, 4, position=POSITIONS[name]())
+    model = keras.Model(x, layer(x, x, use_causal_mask=True))
+    tokens = sequence(1, 6, D)
+    swapped = tokens[:, [1, 0, 2, 3, 4, 5]]
+    assert np.abs(model(tokens)[:, 5] - model(swapped)[:, 5]).max() > 1e-4
+    # Three tokens that may see one another only, early and late in the sequence.
+    late = np.concatenate([tokens[:, 3:], tokens[:, :3]], axis=1)
+    blocks = np.kron(np.eye(2), np.ones((3, 3)))[None]
+    early_states = layer(tokens, tokens, attention_mask=blocks)[:, :3]
+    late_states = layer(late, late, attention_mask=blocks)[:, 3:]
+    np.testing.assert_allclose(early_states, late_states, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(tokens), model(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_position_in_tiles_equals_the_dense_one_with_its_gradients(name, monkeypatch):
+    x = tf.constant(sequence(2, 9, D))
+    layer = MultiHeadAttention(2, 4, position=POSITIONS[name](), num_kv_heads=1)
+    layer(x, x)
+    bias = np.random.default_rng(1).normal(size=(1, 2, 9, 9)).astype("float32")
+
+    def run(limit):
+        monkeypatch.setattr(attention, "_CHUNK_FROM", limit)
+        monkeypatch.setattr(attention, "_SHORT", 0)
+        monkeypatch.setattr(chunked, "TILE_ELEMENTS", 100)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(layer(x, x, use_causal_mask=True, bias=bias)))
+        gradients = tape.gradient(loss, [w.value for w in layer.trainable_weights])
+        return [loss, *map(tf.convert_to_tensor, gradients)]
+
+    for got, expected in zip(run(0), run(10**9), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_masks_and_biases_of_other_lengths_are_refused():
+    x = sequence(1, 4, D)
+    layer = MultiHeadAttention(2, 4)
+    for call in ({"value_mask": np.ones((1, 7))}, {"query_mask": np.ones((1, 3))}):
+        with pytest.raises(ValueError, match=r"must fit 4 positions\. Received: shape"):
+            layer(x, x, **call)
+    for call in ({"attention_mask": np.ones((9, 9))}, {"bias": np.ones((1, 1, 4, 5), "float32")}):
+        with pytest.raises(ValueError, match=r"must fit 4 (keys|queries). Received: shape"):
+            layer(x, x, **call)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"num_heads": 4, "key_dim": 4, "num_kv_heads": 3}, "Received: num_kv_heads=3, num_heads=4"),
+        ({"num_heads": 4, "key_dim": 4, "attn_logits_soft_cap": 0}, "Received: attn_logits_soft_cap=0"),
+        ({"num_heads": 4, "key_dim": 4, "position": ALiBi(2)}, "Received: position.num_heads=2 with num_heads=4"),
+        ({"num_heads": 4, "key_dim": 4, "position": "rotary"}, "Received: position='rotary'"),
         ({"num_heads": 0, "key_dim": 4}, "`num_heads` must be a positive integer. Received: num_heads=0"),
         ({"num_heads": 2, "key_dim": -1}, "Received: key_dim=-1"),
         ({"num_heads": 2, "key_dim": 4, "value_dim": 0}, "Received: value_dim=0"),

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_attention.layers import MultiHeadAttention, TransformerBlock
 
@@ -82,6 +83,9 @@ def test_a_block_trains_saves_and_loads_in_every_precision(dtype, tmp_path):
         "activation": "relu",
         "norm": "pre",
         "seed": 1,
+        "normalization": "rms",
+        "use_bias": False,
+        "rematerialize": True,
     }
     model = keras.Model([x, context], TransformerBlock(4, 32, dtype=dtype, **arguments)(x, context))
     model.compile("sgd", "mse")
@@ -103,6 +107,116 @@ def test_dropout_with_a_seed_gives_the_same_result():
     np.testing.assert_array_equal(first(x, training=True), second(x, training=True))
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_with_rms_normalisation_is_its_parts(norm):
+    block = TransformerBlock(4, 32, norm=norm, normalization="rms", layer_norm_epsilon=1e-3)
+    x = sequence(2, 5, D)
+    block(x)
+    for i, layer in enumerate([block.self_attention_norm, block.feed_forward_norm]):
+        layer.scale.assign(sequence(D, seed=i))
+
+    def rms_norm(x, normalization):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * normalization.scale.numpy()
+
+    def residual(x, f, normalization):
+        if norm == "pre":
+            return x + np.asarray(f(rms_norm(x, normalization)))
+        return rms_norm(x + np.asarray(f(x)), normalization)
+
+    expected = residual(x, lambda y: block.self_attention(y, y), block.self_attention_norm)
+    expected = residual(expected, block.feed_forward, block.feed_forward_norm)
+    np.testing.assert_allclose(block(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+def test_the_norms_compute_in_float32_in_half_precision_and_keep_the_mask(normalization):
+    ids = np.array([[1, 2, 0]])
+    block = TransformerBlock(4, 32, normalization=normalization, dtype="mixed_float16")
+    embedded = keras.layers.Embedding(9, D, mask_zero=True, embeddings_initializer="normal")(ids)
+    np.testing.assert_array_equal(block(embedded)._keras_mask, ids != 0)
+    np.testing.assert_array_equal(block.feed_forward_norm(embedded)._keras_mask, ids != 0)
+    large = 1000 * sequence(1, 3, D)  # its square is no float16
+    expected = TransformerBlock(4, 32, normalization=normalization)
+    expected.build((None, None, D))
+    np.testing.assert_allclose(
+        np.asarray(block.feed_forward_norm(large), "float32"), expected.feed_forward_norm(large), atol=2e-3
+    )
+
+
+def test_without_biases_a_block_has_kernels_and_norms_only():
+    block = TransformerBlock(4, 32, cross_attention=True, normalization="rms", activation="swiglu", use_bias=False)
+    block(sequence(2, 3, D), sequence(2, 4, D))
+    assert {weight.name for weight in block.weights} == {"kernel", "scale"}
+
+
+def step(block, arguments, traced, jit_compile):
+    """The loss of one step in training and its gradients by the inputs and the weights."""
+    arguments = [tf.constant(x) for x in arguments]
+
+    def run(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            loss = tf.reduce_sum(tf.sin(block(*arguments, training=True)))
+        return loss, tape.gradient(loss, [*arguments, *[weight.value for weight in block.trainable_weights]])
+
+    return (tf.function(run, jit_compile=jit_compile) if traced else run)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cross_attention", "traced", "jit_compile"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, False), (False, True, True)],
+    ids=["self eager", "self traced", "cross eager", "cross traced", "self XLA"],
+)
+def test_rematerialising_changes_neither_the_result_nor_the_gradients_with_dropout(
+    cross_attention, traced, jit_compile
+):
+    arguments = [sequence(2, 5, D), sequence(2, 7, D, seed=1)][: 1 + cross_attention]
+    options = {"causal": True, "cross_attention": cross_attention, "dropout": 0.3, "seed": 5}
+    plain, recomputed = (TransformerBlock(4, 32, rematerialize=value, **options) for value in (False, True))
+    plain(*arguments), recomputed(*arguments)
+    recomputed.set_weights(plain.get_weights())
+    loss, gradients = step(plain, arguments, traced, jit_compile)
+    again_loss, again_gradients = step(recomputed, arguments, traced, jit_compile)
+    np.testing.assert_allclose(loss, again_loss, rtol=1e-5)
+    for a, b in zip(gradients, again_gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert abs(step(recomputed, arguments, traced, jit_compile)[0] - again_loss) > 1e-3  # another step, another dropout
+
+
+def test_rematerialising_computes_the_block_again_in_fit_and_learns_the_same(monkeypatch):
+    calls = []
+    forward = TransformerBlock._forward
+    monkeypatch.setattr(
+        TransformerBlock, "_forward", lambda self, *args, **kw: calls.append(self) or forward(self, *args, **kw)
+    )
+
+    def trained(rematerialize):
+        keras.utils.set_random_seed(0)
+        ids = keras.Input((None,), dtype="int32")
+        x = keras.layers.Embedding(9, D, mask_zero=True)(ids)
+        for _ in range(2):
+            x = TransformerBlock(4, 32, dropout=0.2, seed=2, rematerialize=rematerialize)(x)
+        model = keras.Model(ids, x)
+        model.compile("sgd", "mse", jit_compile=False)
+        calls.clear()
+        model.fit(np.array([[1, 2, 3], [4, 5, 0]]), np.ones((2, 3, D)), verbose=0)
+        return [weight.numpy() for weight in model.trainable_weights], len(calls)
+
+    (plain, once), (recomputed, twice) = trained(False), trained(True)
+    assert twice == 2 * once
+    for a, b in zip(plain, recomputed, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_rematerialising_returns_scores_and_trains_in_half_precision():
+    block = TransformerBlock(4, 32, rematerialize=True, dropout=0.1, dtype="mixed_bfloat16")
+    output, scores = block(sequence(2, 3, D), return_attention_scores=True, training=True)
+    assert output.shape == (2, 3, D)
+    assert scores["self"].shape == (2, 4, 3, 3)
+    loss, gradients = step(block, [sequence(2, 3, D)], traced=True, jit_compile=False)
+    assert all(np.all(np.isfinite(np.asarray(x, "float32"))) for x in [loss, *gradients])
+
+
 def test_a_block_attends_with_this_packages_attention():
     block = TransformerBlock(4, 32)
     block.build((None, None, D))
@@ -115,6 +229,7 @@ def test_a_block_attends_with_this_packages_attention():
         ({"num_heads": 0, "intermediate_dim": 4}, "Received: num_heads=0"),
         ({"num_heads": 4, "intermediate_dim": -1}, "Received: intermediate_dim=-1"),
         ({"num_heads": 4, "intermediate_dim": 4, "norm": "sandwich"}, "Received: norm='sandwich'"),
+        ({"num_heads": 4, "intermediate_dim": 4, "normalization": "batch"}, "Received: normalization='batch'"),
         ({"num_heads": 4, "intermediate_dim": 4, "dropout": 2}, "Received: dropout=2"),
     ],
 )

@@ -46,6 +46,20 @@ def test_a_classifier_on_it_learns_which_token_is_there(dtype):
     assert history.history["accuracy"][-1] > 0.95
 
 
+def test_no_two_dropouts_of_a_seeded_encoder_drop_the_same():
+    encoder = TextEncoder(**ARGUMENTS, dropout=0.5, seed=3)
+    encoder.build((None, None))
+    layers = [encoder.embedding_dropout]
+    for block in encoder.blocks:
+        layers += [block.residual_dropout, block.self_attention]
+    seeds = [layer.seed for layer in layers]
+    assert len(set(seeds)) == len(seeds)
+    again = TextEncoder(**ARGUMENTS, dropout=0.5, seed=3)
+    again(IDS)
+    again.set_weights(encoder.get_weights())
+    np.testing.assert_array_equal(again(IDS, training=True), encoder(IDS, training=True))
+
+
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="Received: num_heads=3, hidden_dim=8"):
         TextEncoder(**{**ARGUMENTS, "num_heads": 3})

@@ -1,4 +1,4 @@
-"""The dense attention function against a float64 reference written with loops' clarity in numpy."""
+"""The attention function against a float64 reference in numpy, whatever the implementation."""
 
 import numpy as np
 import pytest
@@ -83,6 +83,11 @@ def test_gradients_equal_finite_differences_in_float64():
         np.testing.assert_allclose(a, b, atol=1e-8)
 
 
+def test_half_precision_products_do_not_overflow():
+    query = tf.fill((1, 2, 1, 64), tf.constant(100, "float16"))
+    assert np.all(np.isfinite(dot_product_attention(query, query, query)))
+
+
 def test_scores_of_huge_size_stay_finite():
     query, key, value = (x * 1e4 for x in inputs())
     output = dot_product_attention(query, key, value, mask=np.ones((5, 7), bool), is_causal=True)
@@ -110,7 +115,8 @@ def test_returned_scores_are_those_before_dropout():
     [
         (((2, 5, 3, 4), (2, 7, 3, 4), (2, 7, 12)), "rank 4"),
         (((2, 5, 3, 4), (3, 7, 3, 4), (3, 7, 3, 4)), "same batch size"),
-        (((2, 5, 3, 4), (2, 7, 2, 4), (2, 7, 2, 4)), "same number of heads"),
+        (((2, 5, 3, 4), (2, 7, 2, 4), (2, 7, 2, 4)), "same number of heads, which divides"),
+        (((2, 5, 4, 4), (2, 7, 2, 4), (2, 7, 4, 4)), "same number of heads"),
         (((2, 5, 3, 4), (2, 7, 3, 5), (2, 7, 3, 4)), "same head size"),
         (((2, 5, 3, 4), (2, 7, 3, 4), (2, 6, 3, 4)), "same length"),
     ],

@@ -104,6 +104,14 @@ def test_an_encoder_of_this_package_is_written_with_its_tokenizer(tmp_path):
     assert again.activation is gelu_tanh
 
 
+def test_a_roberta_that_does_not_say_its_padding_pads_with_1(tmp_path):
+    tensors = write_checkpoint(tmp_path, "roberta")
+    _configure(tmp_path, pad_token_id=None)
+    encoder, _ = load_bert(tmp_path)
+    assert encoder.pad_id == 1
+    assert_states(encoder, tensors, "roberta", padded_ids(1))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_weights_in_half_precision_are_read(dtype, tmp_path):
     import ml_dtypes
@@ -133,6 +141,12 @@ def test_an_unknown_folder_is_refused(tmp_path):
         (lambda f: _configure(f, num_attention_heads=5), "`num_heads` must divide `hidden_dim`"),
         (lambda f: _configure(f, position_embedding_type="relative_key"), "position_embedding_type 'relative_key'"),
         (lambda f: _configure(f, is_decoder=True), "is_decoder"),
+        (lambda f: _configure(f, num_attention_heads=0), "num_attention_heads 0"),
+        (lambda f: _configure(f, num_hidden_layers=0), "num_hidden_layers 0"),
+        (lambda f: _configure(f, model_type=[]), r"model_type \[\] cannot be read"),
+        (lambda f: _configure(f, pad_token_id="x"), "pad_token_id 'x'"),
+        (lambda f: _configure(f, pad_token_id=30), "pad_token_id 30"),
+        (lambda f: (f / "vocab.txt").write_text("a\n[UNK]\n[CLS]\n[SEP]\n[PAD]\n"), "'.PAD.' in line 5"),
         (lambda f: (f / "model.safetensors").unlink(), "read from safetensors only"),
         (lambda f: (f / "model.safetensors").write_bytes(b"not weights"), "not a readable safetensors file"),
         (lambda f: _tensors(f, drop="encoder.layer.1.output.dense.bias"), "layer.1.output.dense.bias is missing"),
