@@ -1,7 +1,6 @@
 """The `keras-attention` command: serve a SavedModel, or verify one."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 if all is well, 1 if the verb failed with a message on stderr. A command line that makes no
         sense exits with 2.
     """
-    # TensorFlow's own log, unless asked for otherwise: warnings about the graph say nothing to who serves it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = tyro.cli(
         _Verb,
         prog="keras-attention",

@@ -9,8 +9,7 @@ under load.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
@@ -37,14 +36,15 @@ class BatchQueue:
     """The queue of one signature of one loaded version. It belongs to one event loop.
 
     Args:
-        run: computes the outputs for inputs; called in the executor, one call at a time.
-        executor: where `run` is called.
+        run: computes the outputs for inputs; called in a thread, one call at a time.
+        in_thread: calls a function with its arguments in a thread. Such a call goes on when the callers of its requests
+            have gone.
         max_batch_size: the most rows in one merged batch; a single request may have more.
     """
 
-    def __init__(self, run: Callable[[Arrays], Arrays], executor: Executor, max_batch_size: int):
+    def __init__(self, run: Callable[[Arrays], Arrays], in_thread: Callable[..., Awaitable[list]], max_batch_size: int):
         self._run = run
-        self._executor = executor
+        self._in_thread = in_thread
         self._max_batch_size = max_batch_size
         self._waiting: deque[_Request] = deque()
         self._drain_task: asyncio.Task | None = None
@@ -71,12 +71,11 @@ class BatchQueue:
         return await request.answer
 
     async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 await asyncio.sleep(0)  # requests that have arrived by now are in time for this batch
                 batch = self._next_batch()
-                results = await loop.run_in_executor(self._executor, self._run_batch, batch)
+                results = await self._in_thread(self._run_batch, batch)
                 for request, result in zip(batch, results, strict=True):
                     if request.answer.done():
                         continue  # its caller has gone

@@ -94,6 +94,7 @@ class Client:
             ServingError: with the server's status and message, or UNAVAILABLE if none can be reached, or
                 DEADLINE_EXCEEDED if the answer takes longer than `timeout`.
             TypeError: if a value is nothing that a tensor can hold.
+            ValueError: if a value is an empty list, which says nothing about its type.
         """
         request = PredictRequest(model_spec=_spec(model, version))
         request.model_spec.signature_name = signature
@@ -207,7 +208,13 @@ def _spec(model: str, version: int | None = None) -> ModelSpec:
 
 def _as_array(name: str, value: ArrayLike) -> np.ndarray:
     """Makes the array that is sent: strings as an object array of bytes, Python's numbers as TensorFlow takes them."""
-    array = np.asarray(value)
+    # As objects from the start: numpy would decode bytes that stand beside a str as ASCII.
+    array = np.asarray(value, dtype=object) if _holds_text(value) else np.asarray(value)
+    if isinstance(value, list | tuple) and array.size == 0:
+        raise ValueError(
+            f"input {name} is an empty list, which says nothing about its type: give an array with a dtype, such as "
+            "np.array([], object) for strings"
+        )
     if array.dtype.kind in "USO":
         return _as_bytes(name, np.asarray(value, dtype=object))
     if not isinstance(value, np.ndarray | np.generic):
@@ -215,6 +222,10 @@ def _as_array(name: str, value: ArrayLike) -> np.ndarray:
         # From the value, not from the array: only so does a number that does not fit raise.
         return array if narrow is None else np.asarray(value, dtype=narrow)
     return array
+
+
+def _holds_text(value: ArrayLike) -> bool:
+    return isinstance(value, str | bytes) or (isinstance(value, list | tuple) and any(map(_holds_text, value)))
 
 
 def _as_bytes(name: str, array: np.ndarray) -> np.ndarray:

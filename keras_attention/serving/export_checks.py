@@ -15,9 +15,17 @@ _STATEFUL_RANDOM_OPS = {
     "RandomUniformInt",
     "TruncatedNormal",
 }
+_ASSIGNMENT_OPS = {
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+    "AssignVariableOp",
+    "RngReadAndSkip",  # tf.random.Generator counts on.
+}
 # The ops that turn a seed into random numbers, with the position of the seed among their inputs.
 _SEEDED_OPS = {
     "StatelessMultinomial": 2,
+    "StatelessParameterizedTruncatedNormal": 1,
+    "StatelessRandomBinomial": 1,
     "StatelessRandomGammaV2": 1,
     "StatelessRandomGetKeyCounter": 0,
     "StatelessRandomNormal": 1,
@@ -97,6 +105,12 @@ def _check_nodes(name, nodes, arguments):
             raise ExportError(
                 f"signature {name!r} calls back into Python (tf.py_function or tf.numpy_function, node {node.name!r}), "
                 "which exists in this process only. Write that step with TensorFlow operations."
+            )
+        if node.op in _ASSIGNMENT_OPS:
+            raise ExportError(
+                f"signature {name!r} changes a variable (node {node.name!r}): a server's answers would depend on the "
+                "requests before. A Keras SeedGenerator and a tf.random.Generator do so: make the seed an input, "
+                "[B, 2] int32 with a default, and use `tf.random.stateless_*`."
             )
         constant_seed = node.op in _SEEDED_OPS and not _depends_on(node.input[_SEEDED_OPS[node.op]], by_name, arguments)
         if node.op in _STATEFUL_RANDOM_OPS or constant_seed:

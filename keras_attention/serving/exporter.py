@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -61,8 +62,9 @@ def export(
         signatures: signature name -> `ServingFunction`. `serving_default` is what a client asks for without a name.
         resources: what the functions use and the SavedModel must hold: Keras models and layers, tokenizers, lookup
             tables, variables, `tf.Module`s.
-        examples: signature name -> inputs by name, at least one for each signature. Take texts that are real: they warm
-            the server up.
+        examples: signature name -> inputs by name, with two rows at least for each signature in one example or more:
+            a single row cannot show whether it depends on its neighbours. Take texts that are real: they warm the
+            server up.
         metadata: anything that JSON can say (data hash, metrics, seed); lands in `assets.extra/metadata.json` with the
             versions of the libraries.
 
@@ -91,20 +93,28 @@ def export(
     base_path = Path(base_path)
     if not signatures:
         raise ExportError("`signatures` is empty: give at least `serving_default`.")
-    feeds = {name: _check_examples(name, spec, examples.get(name, ())) for name, spec in signatures.items()}
+    for name, spec in signatures.items():
+        _check_signature(name, spec)
     unknown = set(examples) - set(signatures)
     if unknown:
         raise ExportError(f"`examples` names signatures that do not exist: {', '.join(sorted(unknown))}.")
+    feeds = {name: _check_examples(name, spec, examples.get(name, ())) for name, spec in signatures.items()}
+    count = sum(map(len, feeds.values()))
+    if count > _MAX_WARMUP_RECORDS:
+        raise ExportError(
+            f"the signatures have {count} examples in all; TensorFlow Serving reads {_MAX_WARMUP_RECORDS} at most."
+        )
+    metadata_text = _metadata_text(metadata or {})
 
-    variables, tables = _owned(resources)
+    variables, assets = _owned(resources)
     functions = {name: _trace(name, spec) for name, spec in signatures.items()}
     for name, function in functions.items():
         check_graph(name, function, variables)
 
+    # What the resources hold, not the resources themselves: a tf.Module with a Keras layer would be stored twice.
     root = tf.Module()
     root.variables_ = variables
-    root.tables = tables
-    root.resources = [resource for resource in resources if not isinstance(resource, keras.layers.Layer)]
+    root.assets = assets
     with _temporary_folder(base_path) as folder:
         try:
             tf.saved_model.save(root, str(folder), signatures=functions)
@@ -117,17 +127,28 @@ def export(
             ) from error
         _write_defaults(folder, signatures)
         _write_warmup(folder, base_path.name, functions, signatures, feeds)
-        _write_metadata(folder, metadata or {})
+        (folder / "assets.extra" / "metadata.json").write_text(metadata_text, encoding="utf-8")
         try:
             verify(folder)
         except VerificationError as error:
-            raise ExportError(str(error)) from error
+            # The folder is gone when the message is read.
+            message = str(error).removeprefix(f"{folder}: ").replace(str(folder), "the new version")
+            raise ExportError(message) from error
         return _publish(folder, base_path)
 
 
-def _check_examples(name, spec, examples):
-    """The examples of one signature as arrays of the right types."""
+def _check_signature(name, spec):
+    if not isinstance(spec, ServingFunction):
+        raise ExportError(
+            f"signature {name!r} must be a ServingFunction, a function with its inputs: ServingFunction(function, "
+            f"{{'text': tf.TensorSpec([None], tf.string)}}). Received: {type(spec).__name__}"
+        )
     for input_name, tensor_spec in spec.inputs.items():
+        if not isinstance(tensor_spec, tf.TensorSpec):
+            raise ExportError(
+                f"input {input_name!r} of signature {name!r} must be a tf.TensorSpec, such as "
+                f"tf.TensorSpec([None], tf.string). Received: {type(tensor_spec).__name__}"
+            )
         if tensor_spec.shape.rank is None or tensor_spec.shape.rank < 1 or tensor_spec.shape[0] is not None:
             raise ExportError(
                 f"input {input_name!r} of signature {name!r} must begin with the batch axis, [None, ...], since "
@@ -137,11 +158,15 @@ def _check_examples(name, spec, examples):
         raise ExportError(f"signature {name!r} has a default for {input_name!r}, which is not among its inputs.")
     if not set(spec.inputs) - set(spec.defaults):
         raise ExportError(f"signature {name!r} needs at least one input without a default: it gives the batch size.")
+
+
+def _check_examples(name, spec, examples):
+    """The examples of one signature as arrays of the right types."""
     if not examples:
         raise ExportError(
             f"signature {name!r} has no example: give at least one, it is what the export is checked with."
         )
-    feeds = []
+    feeds, rows = [], 0
     for number, example in enumerate(examples):
         missing = set(spec.inputs) - set(spec.defaults) - set(example)
         extra = set(example) - set(spec.inputs)
@@ -150,10 +175,19 @@ def _check_examples(name, spec, examples):
                 f"example {number} of signature {name!r} does not fit its inputs. Missing: {sorted(missing)}. "
                 f"Not known: {sorted(extra)}."
             )
-        feeds.append({input_name: _constant(value, spec.inputs[input_name]) for input_name, value in example.items()})
-    if len(feeds) > _MAX_WARMUP_RECORDS:
+        feed = {input_name: _constant(value, spec.inputs[input_name]) for input_name, value in example.items()}
+        counts = {input_name: tensor.shape[0] for input_name, tensor in feed.items()}
+        if len(set(counts.values())) > 1 or 0 in counts.values():
+            raise ExportError(
+                f"example {number} of signature {name!r} must have the same number of rows, at least one, in each of "
+                f"its inputs. Received: {counts}"
+            )
+        feeds.append(feed)
+        rows += next(iter(counts.values()))
+    if rows < 2:
         raise ExportError(
-            f"signature {name!r} has {len(feeds)} examples; TensorFlow Serving reads {_MAX_WARMUP_RECORDS} at most."
+            f"signature {name!r} has a single row over all its examples: give two rows at least, otherwise it cannot "
+            "be seen whether an answer depends on the other rows of its batch."
         )
     return feeds
 
@@ -169,8 +203,8 @@ def _constant(value, tensor_spec):
 
 
 def _owned(resources):
-    """Every tf.Variable and every table that the resources hold, however deep."""
-    variables, tables = {}, {}
+    """Every tf.Variable, and every table and file, that the resources hold, however deep."""
+    variables, assets = {}, {}
     for resource in resources:
         if not isinstance(resource, (tf.__internal__.tracking.Trackable, keras.Variable)):
             raise ExportError(
@@ -192,9 +226,9 @@ def _owned(resources):
                     variable = variable.value
                 if isinstance(variable, tf.Variable):
                     variables[id(variable)] = variable
-            if isinstance(node, tf.saved_model.experimental.TrackableResource):
-                tables[id(node)] = node
-    return list(variables.values()), list(tables.values())
+            if isinstance(node, (tf.saved_model.experimental.TrackableResource, tf.saved_model.Asset)):
+                assets[id(node)] = node
+    return list(variables.values()), list(assets.values())
 
 
 def _trace(name, spec):
@@ -245,10 +279,13 @@ def _temporary_folder(base_path):
 def _clear_leftovers(base_path):
     """Removes what exports on this host left behind when they were killed."""
     mine = f".export-{socket.gethostname()}-"
-    for folder in base_path.glob(f"{mine}*"):
-        process = int(folder.name.removeprefix(mine).split("-")[0])
+    for folder in base_path.iterdir():
+        # The whole name: another host's may begin with this one's.
+        match = re.fullmatch(re.escape(mine) + r"(\d+)-[0-9a-f]{8}", folder.name)
+        if not match:
+            continue
         try:
-            os.kill(process, 0)
+            os.kill(int(match[1]), 0)
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
         except PermissionError:
@@ -291,11 +328,21 @@ def _write_warmup(folder, model_name, functions, signatures, feeds):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, function in functions.items():
             defaults = _default_rows(signatures[name])
-            for feed in feeds[name]:
-                writer.write(_prediction_log(model_name, name, function, defaults, feed).SerializeToString())
+            for number, feed in enumerate(feeds[name]):
+                try:
+                    outputs = function(**{**defaults, **feed})
+                except tf.errors.OpError as error:
+                    raise ExportError(f"signature {name!r} fails on example {number}: {_reason(error)}") from error
+                writer.write(_prediction_log(model_name, name, feed, outputs).SerializeToString())
 
 
-def _prediction_log(model_name, name, function, defaults, feed):
+def _reason(error):
+    """What TensorFlow says, in one line: without the stack above it and the names of nodes around it."""
+    lines = [line for line in error.message.split("\t [[")[0].splitlines() if line.strip()]
+    return re.sub(r"^{{.*?}}", "", lines[-1]).strip() if lines else type(error).__name__
+
+
+def _prediction_log(model_name, name, feed, outputs):
     log = prediction_log_pb2.PredictionLog()
     predict = log.predict_log
     for message in (predict.request, predict.response):
@@ -303,22 +350,27 @@ def _prediction_log(model_name, name, function, defaults, feed):
         message.model_spec.signature_name = name
     for input_name, tensor in feed.items():
         predict.request.inputs[input_name].CopyFrom(tf.make_tensor_proto(tensor))
-    outputs = function(**{**defaults, **feed})
     for output_name, tensor in outputs.items():
         predict.response.outputs[output_name].CopyFrom(tf.make_tensor_proto(tensor))
     return log
 
 
-def _write_metadata(folder, metadata):
+def _metadata_text(metadata):
     libraries = ("keras-attention-serving", "tensorflow", "keras", "tensorflow-text", "numpy")
     content = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "libraries": {library: importlib.metadata.version(library) for library in libraries},
-        **metadata,
+        "libraries": {library: _library_version(library) for library in libraries},
     }
     try:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
+        # NaN is Python's own: other readers of JSON stop at it.
+        return json.dumps({**content, **metadata}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise ExportError(f"`metadata` must be something that JSON can say: {error}") from error
-    (folder / "assets.extra" / "metadata.json").write_text(text + "\n", encoding="utf-8")
+        raise ExportError(f"`metadata` must be a mapping of what JSON can say: {error}") from error
+
+
+def _library_version(library):
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # TensorFlow goes by other names too, such as tensorflow-cpu.

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -65,12 +66,24 @@ class LoadedVersion:
         run = partial(self.servable.run, signature)
         rows = signature.rows(inputs)
         if rows is None:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, run, inputs)
+            return await self._in_thread(run, inputs)
         if signature.name not in self._queues:
-            self._queues[signature.name] = BatchQueue(run, self._executor, self._max_batch_size)
+            self._queues[signature.name] = BatchQueue(run, self._in_thread, self._max_batch_size)
         return await self._queues[signature.name].submit(inputs, rows)
 
+    async def _in_thread(self, function: Callable, *arguments) -> Any:
+        """Calls a function in the executor, with the version in use until the call has ended.
+
+        A client that goes, or whose deadline passes, cancels what waits for the call and not the call itself.
+        """
+        loop = asyncio.get_running_loop()
+        call = self._executor.submit(function, *arguments)
+        use = contextlib.ExitStack()
+        use.enter_context(self.in_use())
+        call.add_done_callback(lambda _: loop.call_soon_threadsafe(use.close))
+        return await asyncio.wrap_future(call)
+
     async def close(self) -> None:
-        """Waits until no request uses the version, and frees it."""
+        """Waits until no request uses the version and no call runs, and frees it."""
         await self._idle.wait()
         await asyncio.to_thread(self.servable.close)

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from keras_attention.serving.config import ServerConfig
 from keras_attention.serving.protocol import UNLIMITED_MESSAGES
+from keras_attention.serving.quiet_tensorflow import import_tensorflow_quietly
 
 if TYPE_CHECKING:
     from keras_attention.serving.served_model import ServedModel
@@ -59,6 +60,7 @@ async def _serve(config: ServerConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     # Here, because they import TensorFlow, which takes seconds: a wrong path or a taken port is told at once.
+    import_tensorflow_quietly()
     from keras_attention.serving.servable import Servable, SessionThreads
     from keras_attention.serving.served_model import ServedModel
     from keras_attention.serving.services import add_services

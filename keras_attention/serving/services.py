@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from keras_attention.serving.errors import ServingError, invalid_argument, not_found
 from keras_attention.serving.loaded_version import LoadedVersion
@@ -72,7 +72,15 @@ def add_services(server: grpc.aio.Server, models: Mapping[str, ServedModel]) -> 
 
 
 def _unary(method: Callable, request: type[Message], response: type[Message]) -> grpc.RpcMethodHandler:
-    return grpc.unary_unary_rpc_method_handler(method, request.FromString, response.SerializeToString)
+    # Parsed here: from a deserializer that raises, gRPC logs a traceback for each such request.
+    async def handler(content: bytes, context: grpc.aio.ServicerContext) -> Message:
+        try:
+            message = request.FromString(content)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, f"The request is no {request.DESCRIPTOR.full_name}")
+        return await method(message, context)
+
+    return grpc.unary_unary_rpc_method_handler(handler, None, response.SerializeToString)
 
 
 class PredictionService:

@@ -16,10 +16,13 @@ sys.modules["keras"] = None
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from google.protobuf.message import DecodeError  # noqa: E402
 from tensorflow_serving.apis import prediction_log_pb2  # noqa: E402
 
 # Reordered float32 sums differ in the last bits; anything beyond is another answer.
 _RTOL, _ATOL = 1e-4, 1e-5
+
+_MAX_RECORDS = 1000  # TensorFlow Serving reads no more.
 
 
 class CheckFailed(Exception):
@@ -43,8 +46,27 @@ def read_records(folder):
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
     if not path.is_file():
         raise CheckFailed(f"it carries no warm-up records ({path} is missing), so there is nothing to check it with.")
-    for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-        yield prediction_log_pb2.PredictionLog.FromString(record).predict_log
+    try:
+        records = list(tf.compat.v1.io.tf_record_iterator(str(path)))
+    except tf.errors.DataLossError as error:
+        raise CheckFailed(f"its file of warm-up records is damaged: {reason(error)}.") from error
+    if not records:
+        raise CheckFailed("its file of warm-up records is empty, so there is nothing to check it with.")
+    if len(records) > _MAX_RECORDS:
+        raise CheckFailed(f"it has {len(records)} warm-up records; TensorFlow Serving reads {_MAX_RECORDS} at most.")
+    return [read_record(record, f"warm-up record {number}") for number, record in enumerate(records, start=1)]
+
+
+def read_record(record, what):
+    try:
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise CheckFailed(f"{what} is no PredictionLog: {error}.") from error
+    if not log.HasField("predict_log"):
+        raise CheckFailed(f"{what} is no PredictionLog of a Predict request, the only kind that is checked here.")
+    if not log.predict_log.response.outputs:
+        raise CheckFailed(f"{what} has a request and no stored response, so there is nothing to compare with.")
+    return log.predict_log
 
 
 def load(session, folder):
@@ -91,9 +113,11 @@ def compare(got, expected, what):
     if set(got) != set(expected):
         raise CheckFailed(f"{what}: the outputs are {sorted(got)}, expected {sorted(expected)}.")
     for name in expected:
-        a, b = np.asarray(got[name]), np.asarray(expected[name])
+        a, b = np.atleast_1d(got[name]), np.atleast_1d(expected[name])
         if a.shape != b.shape:
             raise CheckFailed(f"{what}: output {name!r} has shape {a.shape}, expected {b.shape}.")
+        if (a.dtype.kind in "SO") != (b.dtype.kind in "SO"):
+            raise CheckFailed(f"{what}: output {name!r} is of type {a.dtype}, expected {b.dtype}.")
         if np.issubdtype(b.dtype, np.inexact) or b.dtype.name == "bfloat16":
             a, b = a.astype("float64"), b.astype("float64")
             if not np.allclose(a, b, rtol=_RTOL, atol=_ATOL, equal_nan=True):
@@ -106,11 +130,16 @@ def compare(got, expected, what):
 def check_rows(runner, examples):
     """A row alone and a row among others must give the same answer, since servers batch what arrives together."""
     advice = (
-        "A row's answer must not depend on its batch: servers put requests together. The usual cause is padding that "
-        "takes part in the computation, in a pooling without the mask for instance"
+        "A row's answer must not depend on its batch: servers put requests together. The usual causes are padding that "
+        "takes part in the computation, in a pooling without the mask for instance, and ties at a threshold or in "
+        "top_k: between two candidates with the same score the last bit decides, and it changes with the batch"
     )
     groups = {}
     for inputs, outputs in examples:
+        if len({len(value) for value in inputs.values()}) != 1:
+            raise CheckFailed(
+                f"a record of signature {runner.name!r} has inputs with different numbers of rows, or none at all."
+            )
         key = tuple(sorted((name, value.shape[1:], value.dtype.str) for name, value in inputs.items()))
         groups.setdefault(key, []).append((inputs, outputs))
     for group in groups.values():
@@ -118,10 +147,10 @@ def check_rows(runner, examples):
         together = {name: np.concatenate([inputs[name] for inputs, _ in group]) for name in group[0][0]}
         got = runner(together)
         for name in got:
-            if len(np.asarray(got[name])) != sum(sizes):
+            shape = np.shape(got[name])
+            if shape[:1] != (sum(sizes),):
                 raise CheckFailed(
-                    f"output {name!r} of signature {runner.name!r} has {len(got[name])} rows for {sum(sizes)} rows of "
-                    "inputs."
+                    f"output {name!r} of signature {runner.name!r} has shape {shape} for {sum(sizes)} rows of inputs."
                 )
         start = 0
         for (_, outputs), size in zip(group, sizes, strict=True):
@@ -159,8 +188,6 @@ def check(folder):
         for name, runner in runners.items():
             if runner.takes_rows():
                 check_rows(runner, examples[name])
-    if not counts:
-        raise CheckFailed("its file of warm-up records is empty, so there is nothing to check it with.")
     return counts
 
 

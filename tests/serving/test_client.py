@@ -44,6 +44,17 @@ def test_bytes_that_are_no_utf8_come_back_as_surrogate_escapes_that_can_be_sent_
     assert client.predict("toy", {"text": [text]})["raw_bytes"].tolist() == [b"a\xff"]
 
 
+def test_bytes_that_are_no_ascii_may_stand_beside_a_str(client):
+    outputs = client.predict("toy", {"text": [b"\xff\xfe", "when"]})
+    assert outputs["raw_bytes"].tolist() == [b"\xff\xfe", b"when"]
+
+
+def test_an_empty_list_is_an_error_that_asks_for_its_type_and_an_empty_array_is_sent(client):
+    with pytest.raises(ValueError, match=r"input text is an empty list.* np\.array\(\[\], object\)"):
+        client.predict("toy", {"text": []})
+    assert client.predict("toy", {"text": np.array([], object)})["length"].shape == (0,)
+
+
 def test_plain_python_numbers_are_taken_as_float32_and_int32(client):
     assert client.predict("toy", {"x": [[1.0, 2.0]]}, signature="scale")["y"].tolist() == [[2.0, 4.0]]
     assert client.predict("toy", {"rounds": [1]}, signature="spin")["rounds"].tolist() == [1]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -13,10 +15,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog
 
 from keras_attention.layers import TokenAndPositionEmbedding, TransformerBlock
-from keras_attention.serving import ExportError, ServingFunction, VerificationError, export, verify
+from keras_attention.serving import ExportError, ServingFunction, VerificationError, export, exporter, verify
 from keras_attention.serving.servable import Servable
 
 TEXT = {"text": tf.TensorSpec([None], tf.string)}
@@ -110,6 +112,80 @@ def test_a_model_inside_a_tf_module_is_exported_with_its_variables(tmp_path):
     np.testing.assert_allclose(run(version, {"x": x})["y"], module.layer(x), rtol=1e-5)
 
 
+def test_the_weights_of_a_layer_in_a_tf_module_are_stored_once(tmp_path):
+    module = tf.Module()
+    module.layer = keras.layers.Dense(300)
+    module.layer.build((None, 300))
+    function = ServingFunction(lambda x: {"y": module.layer(x)}, {"x": tf.TensorSpec([None, 300])})
+    examples = {"serving_default": [{"x": np.ones([2, 300])}]}
+    version = export(tmp_path / "m", {"serving_default": function}, [module], examples)
+    stored = (version / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert stored < 1.2 * sum(weight.numpy().nbytes for weight in module.layer.weights)
+
+
+def test_a_table_and_a_file_in_a_tf_module_travel_with_the_export(tmp_path):
+    words, note = tmp_path / "words.txt", tmp_path / "note.txt"
+    words.write_text("one\ntwo\n")
+    note.write_text("noted")
+    module = tf.Module()
+    initializer = tf.lookup.TextFileInitializer(
+        str(words), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+    )
+    module.table = tf.lookup.StaticHashTable(initializer, -1)
+    module.note = tf.saved_model.Asset(str(note))
+
+    def call(text):
+        return {"id": module.table.lookup(text), "note": tf.fill(tf.shape(text), tf.io.read_file(module.note))}
+
+    version = export(tmp_path / "m", {"serving_default": ServingFunction(call, TEXT)}, [module], TEXTS)
+    words.unlink()
+    note.unlink()
+    outputs = run(version, {"text": np.array([b"two", b"three"], object)})
+    assert outputs["id"].tolist() == [1, -1]
+    assert outputs["note"].tolist() == [b"noted"] * 2
+
+
+def test_only_what_a_dead_export_of_this_host_left_is_cleared_away(tmp_path, monkeypatch):
+    def no_such_process(process, signal):
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", no_such_process)
+    mine = f".export-{socket.gethostname()}-"
+    others = {f"{mine}gpu-123-0123abcd", f"{mine}99999999-123-0123abcd", f"{mine}123-abcd", "notes"}
+    for name in (*others, f"{mine}123-0123abcd"):
+        (tmp_path / name).mkdir()
+    export(tmp_path, {"serving_default": ServingFunction(lambda text: {"out": text}, TEXT)}, [], TEXTS)
+    assert {entry.name for entry in tmp_path.iterdir()} == {*others, "1"}
+
+
+def test_the_limit_of_warm_up_records_is_for_all_signatures_together(tmp_path):
+    function = ServingFunction(lambda text: {"out": text}, TEXT)
+    examples = [{"text": ["one"]}] * 501
+    with pytest.raises(ExportError, match="1002 examples in all; TensorFlow Serving reads 1000 at most"):
+        export(tmp_path / "m", {"a": function, "b": function}, [], {"a": examples, "b": examples})
+
+
+@pytest.mark.parametrize("metadata", [{"loss": float("nan")}, {"model": object()}, ["a list"]])
+def test_metadata_that_json_cannot_say_is_refused_before_anything_is_traced(metadata, tmp_path):
+    def call(text):
+        raise AssertionError("it was traced")
+
+    with pytest.raises(ExportError, match="`metadata` must be"):
+        export(tmp_path / "m", {"serving_default": ServingFunction(call, TEXT)}, [], TEXTS, metadata)
+
+
+def test_a_library_under_another_name_has_no_version_in_the_metadata(tmp_path, monkeypatch):
+    def only_cpu(name, version=exporter.importlib.metadata.version):
+        return version("tensorflow-by-another-name" if name == "tensorflow" else name)
+
+    monkeypatch.setattr(exporter.importlib.metadata, "version", only_cpu)
+    function = ServingFunction(lambda text: {"out": text}, TEXT)
+    version = export(tmp_path / "m", {"serving_default": function}, [], TEXTS)
+    libraries = json.loads((version / "assets.extra" / "metadata.json").read_text())["libraries"]
+    assert libraries["tensorflow"] is None
+    assert libraries["keras"] == keras.__version__
+
+
 def test_a_method_that_is_a_tf_function_is_exported_whatever_it_calls_its_object(tmp_path):
     version = export(tmp_path / "m", {"serving_default": ServingFunction(Method().call, TEXT)}, [], TEXTS)
     assert run(version, {"text": np.array([b"x"], object)})["out"].tolist() == [b"x"]
@@ -162,6 +238,9 @@ def broken():
     compiled = tf.function(lambda x: x * 2, jit_compile=True)
     pooled, pooled_resources = unmasked_pooling()
     two = tf.constant([1.0, 2.0])
+    counter = tf.Variable(0.0)
+    drawn, truncated = tf.random.Generator.from_seed(1), tf.random.stateless_parameterized_truncated_normal
+    dropout = keras.layers.Dropout(0.5, seed=1)
 
     def numbers(function):
         return ServingFunction(function, NUMBERS)
@@ -171,6 +250,9 @@ def broken():
 
     unfit = {"serving_default": [{"x": [["a", "b"]]}]}
     ragged = {"serving_default": [{"x": [[1.0, 2.0, 3.0]]}]}
+    single = {"serving_default": [{"x": [[1.0, 2.0]]}]}
+    no_rows = {"serving_default": [*PAIRS["serving_default"], {"x": np.zeros([0, 2])}]}
+    uneven = {"serving_default": [{"x": [[1.0, 2.0], [3.0, 4.0]], "k": [1]}]}
     pooling_examples = {"serving_default": [{"text": ["1 2"]}, {"text": ["3 4 5 6 7"]}]}
     return {
         "a model that is not among the resources": (
@@ -203,6 +285,22 @@ def broken():
         "a constant seed in Keras": (
             numbers(lambda x: {"y": x + keras.random.normal((2,), seed=3)}), [], PAIRS, "same sample for ever"
         ),
+        "a constant seed of a binomial": (
+            numbers(lambda x: {"y": x + tf.random.stateless_binomial([2], [1, 2], x[0], 0.5, tf.float32)}),
+            [], PAIRS, "same sample for ever",
+        ),
+        "a constant seed of a truncated normal": (
+            numbers(lambda x: {"y": x + truncated([2], [1, 2], x[0, 0])}), [], PAIRS, "same sample for ever"
+        ),
+        "a variable that counts": (
+            numbers(lambda x: {"y": x + counter.assign_add(1.0)}), [counter], PAIRS, "depend on the requests before"
+        ),
+        "a generator of TensorFlow": (
+            numbers(lambda x: {"y": x + drawn.uniform([2])}), [drawn], PAIRS, "make the seed an input"
+        ),
+        "dropout that drops": (
+            numbers(lambda x: {"y": dropout(x, training=True)}), [dropout], PAIRS, "changes a variable.*SeedGenerator"
+        ),
         "random numbers without a seed": (
             numbers(lambda x: {"y": x + tf.random.uniform([2])}), [], PAIRS, "that no seed can repeat"
         ),
@@ -212,6 +310,25 @@ def broken():
         ),
         "a function compiled for XLA": (numbers(lambda x: {"y": compiled(x)}), [], PAIRS, "jit_compile"),
         "pooling without the mask": (pooled, pooled_resources, pooling_examples, "must not depend on its batch"),
+        "an answer that looks at its batch": (
+            numbers(lambda x: {"y": x - tf.reduce_mean(x)}), [], PAIRS, "must not depend on its batch.*ties at a thresh"
+        ),
+        "a single row, which has no batch to look at": (
+            numbers(lambda x: {"y": x - tf.reduce_mean(x)}), [], single, "two rows at least"
+        ),
+        "an example without rows": (numbers(lambda x: {"y": x}), [], no_rows, "example 1 .* at least one.*'x': 0"),
+        "an example of uneven inputs": (
+            ServingFunction(lambda x, k: {"y": x}, {**NUMBERS, "k": tf.TensorSpec([None])}), [], uneven,
+            "the same number of rows.*'x': 2, 'k': 1",
+        ),
+        "a function that fails on an example": (
+            texts(lambda text: {"out": tf.strings.to_number(text)}), [], TEXTS,
+            "^signature 'serving_default' fails on example 0: StringToNumberOp could not .* string: one$",
+        ),
+        "a plain function": (lambda text: {"out": text}, [], TEXTS, r"must be a ServingFunction.*Received: function"),
+        "an input that is only a shape": (
+            ServingFunction(lambda x: {"y": x}, {"x": [None, 2]}), [], PAIRS, r"must be a tf.TensorSpec.*Received: list"
+        ),
         "a Python condition on a tensor": (
             numbers(lambda x: {"y": x if x[0, 0] > 0 else -x}), [], PAIRS, "could not be traced"
         ),
@@ -239,8 +356,9 @@ BROKEN = broken()
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_export_is_refused_with_its_reason_and_leaves_nothing(name, tmp_path):
     function, resources, examples, message = BROKEN[name]
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ExportError, match=message) as refused:
         export(tmp_path / "models" / "m", {"serving_default": function}, resources, examples)
+    assert ".export-" not in str(refused.value)  # The folder is gone by now.
     assert not (tmp_path / "models" / "m").exists()
 
 
@@ -281,24 +399,57 @@ def test_what_tensorflow_writes_without_variables_fails_verification(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda v: (v / "assets.extra" / "tf_serving_warmup_requests").unlink(), "carries no warm-up records"),
-        (lambda v: (v / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b""), "is empty"),
+        (lambda v: _records(v).unlink(), "carries no warm-up records"),
+        (lambda v: _records(v).write_bytes(b""), "is empty"),
+        (lambda v: _records(v).write_bytes(_records(v).read_bytes()[:-1]), "file of warm-up records is damaged"),
+        (lambda v: _write_records(v, [b"no protobuf"]), "warm-up record 1 is no PredictionLog"),
+        (lambda v: _write_records(v, [PredictionLog(classify_log=ClassifyLog())]), "is no PredictionLog of a Predict"),
+        (lambda v: _forget_the_response(v), "warm-up record 1 has a request and no stored response"),
+        (lambda v: _write_records(v, _read_records(v) * 1001), "has 1001 warm-up records.* 1000 at most"),
         (lambda v: (v / "variables" / "variables.index").unlink(), "loader refuses it"),
         (lambda v: (v / "saved_model.pb").write_bytes(b"\x00"), "loader refuses it"),
         (lambda v: _change_a_weight(v), "Checksum does not match"),
         (lambda v: _change_a_response(v), "output 'y' differs by up to 1"),
     ],
-    ids=["no records", "empty records", "no variables", "no graph", "a changed weight", "a changed response"],
+    ids=[
+        *("no records", "empty records", "a damaged record", "another record", "a record of another kind"),
+        *("a request alone", "too many records", "no variables", "no graph", "a changed weight", "a changed response"),
+    ],
 )
-def test_a_damaged_version_fails_verification(damage, message, tmp_path):
-    layer = dense()
-    layer.kernel.assign(np.ones((2, 3)))
-    version = export(
-        tmp_path / "m", {"serving_default": ServingFunction(lambda x: {"y": layer(x)}, NUMBERS)}, [layer], PAIRS
-    )
+def test_a_damaged_version_fails_verification(damage, message, ones, tmp_path):
+    version = shutil.copytree(ones, tmp_path / "m" / "1")
     damage(version)
     with pytest.raises(VerificationError, match=message):
         verify(version)
+
+
+@pytest.fixture(scope="module")
+def ones(tmp_path_factory):
+    """A version of a layer whose weights are ones."""
+    layer = dense()
+    layer.kernel.assign(np.ones((2, 3)))
+    function = ServingFunction(lambda x: {"y": layer(x)}, NUMBERS)
+    return export(tmp_path_factory.mktemp("ones"), {"serving_default": function}, [layer], PAIRS)
+
+
+def _records(version):
+    return version / "assets.extra" / "tf_serving_warmup_requests"
+
+
+def _read_records(version):
+    return [PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(_records(version)))]
+
+
+def _write_records(version, records):
+    with tf.io.TFRecordWriter(str(_records(version))) as writer:
+        for record in records:
+            writer.write(record if isinstance(record, bytes) else record.SerializeToString())
+
+
+def _forget_the_response(version):
+    logs = _read_records(version)
+    logs[0].predict_log.ClearField("response")
+    _write_records(version, logs)
 
 
 def _change_a_weight(version):
@@ -312,13 +463,24 @@ def _change_a_weight(version):
 
 
 def _change_a_response(version):
-    path = str(version / "assets.extra" / "tf_serving_warmup_requests")
-    logs = [PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(path)]
+    logs = _read_records(version)
     output = logs[0].predict_log.response.outputs["y"]
     output.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(output) + 1))
-    with tf.io.TFRecordWriter(path) as writer:
-        for log in logs:
-            writer.write(log.SerializeToString())
+    _write_records(version, logs)
+
+
+@pytest.mark.parametrize("stored", [3, 2.5, b"two"], ids=["number", "other type", "text"])
+def test_a_scalar_answer_other_than_the_stored_one_is_told(stored, tmp_path):
+    """A SavedModel of another tool's, whose outputs have no rows."""
+    function = tf.function(lambda x: {"n": tf.size(x)}, input_signature=[tf.TensorSpec([None], name="x")])
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"serving_default": function})
+    log = PredictionLog()
+    log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
+    log.predict_log.response.outputs["n"].CopyFrom(tf.make_tensor_proto(stored))
+    _records(tmp_path / "1").parent.mkdir()
+    _write_records(tmp_path / "1", [log])
+    with pytest.raises(VerificationError, match="record 1, against its stored response: output 'n' "):
+        verify(tmp_path / "1")
 
 
 def test_what_is_no_model_fails_verification(tmp_path):
@@ -338,7 +500,7 @@ EXPORTING = """
         sys.argv[1],
         {"serving_default": ServingFunction(lambda x: {"y": x @ weights}, {"x": tf.TensorSpec([None, 4000])})},
         [weights],
-        {"serving_default": [{"x": tf.ones([1, 4000])}]},
+        {"serving_default": [{"x": tf.ones([2, 4000])}]},
     )
 """
 

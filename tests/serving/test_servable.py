@@ -1,7 +1,10 @@
 """What happens to a request inside the server: tensors, checks, defaults, merging, running."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 
 import grpc
 import ml_dtypes
@@ -13,6 +16,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from keras_attention.serving.batching import BatchQueue
 from keras_attention.serving.errors import ServingError
+from keras_attention.serving.loaded_version import LoadedVersion
 from keras_attention.serving.servable import Servable
 from keras_attention.serving.signature_defaults import apply_defaults
 from keras_attention.serving.tensor_codec import decode, write_fields, write_packed
@@ -143,7 +147,8 @@ def merge(run, requests, max_batch_size=32):
 
     async def submit_all():
         with ThreadPoolExecutor(1) as executor:
-            batches = BatchQueue(run, executor, max_batch_size)
+            in_thread = partial(asyncio.get_running_loop().run_in_executor, executor)
+            batches = BatchQueue(run, in_thread, max_batch_size)
             submissions = (batches.submit({"x": x}, len(x)) for x in requests)
             return await asyncio.wait_for(asyncio.gather(*submissions, return_exceptions=True), timeout=30)
 
@@ -187,3 +192,37 @@ def test_when_a_merged_batch_fails_only_the_guilty_request_fails():
     first, guilty, last = merge(run, [np.array([1]), np.array([-1]), np.array([2])])
     assert (first["y"].tolist(), last["y"].tolist()) == ([1], [2])
     assert isinstance(guilty, ServingError)
+
+
+@pytest.mark.parametrize("rows", [1, None], ids=["in a batch", "alone"])
+def test_a_version_is_closed_only_when_the_call_of_a_request_that_was_given_up_has_ended(rows):
+    started, may_end, events = threading.Event(), threading.Event(), []
+
+    def run(signature, inputs):
+        started.set()
+        assert may_end.wait(timeout=30)
+        events.append("the call ended")
+        return inputs
+
+    servable = SimpleNamespace(run=run, close=lambda: events.append("closed"))
+    signature = SimpleNamespace(name="slow", rows=lambda inputs: rows)
+
+    async def ask(version):
+        with version.in_use():
+            return await version.run(signature, {"x": np.zeros([1])})
+
+    async def give_up_and_close():
+        with ThreadPoolExecutor(1) as executor:
+            version = LoadedVersion(1, servable, executor, max_batch_size=32)
+            asking = asyncio.create_task(ask(version))
+            await asyncio.to_thread(started.wait, 30)
+            asking.cancel()  # as gRPC does when the client's deadline passes
+            closing = asyncio.create_task(version.close())
+            await asyncio.sleep(0.2)
+            assert asking.cancelled()
+            assert events == []
+            may_end.set()
+            await asyncio.wait_for(closing, timeout=30)
+
+    asyncio.run(give_up_and_close())
+    assert events == ["the call ended", "closed"]

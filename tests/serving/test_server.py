@@ -387,6 +387,17 @@ def test_the_server_waits_for_a_version_and_keeps_it_when_the_next_is_broken(sta
         assert client.predict("toy", {"text": ["a"]})["version"].tolist() == [1]
 
 
+def test_the_log_has_no_noise_from_tensorflow_and_no_traceback_for_bytes_that_are_no_request(start_server, toy_path):
+    server = start_server(toy_path)
+    with grpc.insecure_channel(server.wait_for_address()) as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        message = "The request is no tensorflow.serving.PredictRequest"
+        assert refusal(predict, b"\xff\xff") == (grpc.StatusCode.INTERNAL, message)
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert all(" INFO " in line for line in log.splitlines()), log
+
+
 def test_sigterm_answers_the_requests_in_flight_and_exits_with_0(start_server, toy_path):
     server = start_server(toy_path)
     with Client(server.wait_for_address()) as client, ThreadPoolExecutor(1) as pool:
