@@ -11,11 +11,12 @@ of memory, "-" what was not run: Keras has no step at 32,768.
 import dataclasses
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -101,6 +102,11 @@ def timed(run):
     return time.perf_counter() - start
 
 
+def peak_kibibytes():
+    """This process's peak resident size. (`ru_maxrss` would begin with the size of the process that started it.)"""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
 def peak_gibibytes(name, which):
     """The peak over one step in a process of its own, or "oom"."""
     done = subprocess.run(
@@ -118,9 +124,9 @@ def main():
     if config.measure_memory:
         name, which = config.measure_memory
         run = make_step(which, CASES[name])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_kibibytes()
         run()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+        print((peak_kibibytes() - before) / 2**20)
         return
     print(f"{'case':26} {'first call':>10} {'ours s':>8} {'keras s':>8} {'ratio':>6} {'ours GiB':>9} {'keras GiB':>9}")
     for name in config.cases or CASES:

@@ -1,30 +1,24 @@
 """The chatbot from the shell: `python -m applications.chatbot train | export | ask | evaluate | demo`."""
 
 import functools
+import importlib
 import logging
 import operator
-import os
 import sys
 from typing import Annotated
 
 import tyro
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from applications.chatbot.config import AskConfig, DemoConfig, EvaluateConfig, ExportConfig, TrainConfig
+from keras_attention.serving.quiet_tensorflow import import_tensorflow_quietly
 
-from applications.chatbot.ask import AskConfig, ask
-from applications.chatbot.demo import DemoConfig, demo
-from applications.chatbot.evaluate import EvaluateConfig, evaluate
-from applications.chatbot.export import ExportConfig, export
-from applications.chatbot.train import TrainConfig, train
-from keras_attention.fetch import FetchError
-from keras_attention.serving import ExportError, ServingError
-
+# A verb is the function of its name in the module of its name, imported when the verb is chosen.
 _VERBS = {
-    TrainConfig: ("train", "Build a bot from questions and answers.", train),
-    ExportConfig: ("export", "Write the bot as a SavedModel, checked by TensorFlow's own loader.", export),
-    AskConfig: ("ask", "Ask the bot, here or on a server.", ask),
-    EvaluateConfig: ("evaluate", "Measure how often the bot answers and is right.", evaluate),
-    DemoConfig: ("demo", "Train, export, verify, serve and ask, on public dialogues.", demo),
+    TrainConfig: ("train", "Build a bot from questions and answers."),
+    ExportConfig: ("export", "Write the bot as a SavedModel, checked by TensorFlow's own loader."),
+    AskConfig: ("ask", "Ask the bot, here or on a server."),
+    EvaluateConfig: ("evaluate", "Measure how often the bot answers and is right."),
+    DemoConfig: ("demo", "Train, export, verify, serve and ask, on public dialogues."),
 }
 
 
@@ -35,7 +29,7 @@ def main(arguments=None):
     logging.getLogger("absl").setLevel(logging.ERROR)
     verbs = functools.reduce(
         operator.or_,
-        (Annotated[config, tyro.conf.subcommand(name, description=text)] for config, (name, text, _) in _VERBS.items()),
+        (Annotated[config, tyro.conf.subcommand(name, description=text)] for config, (name, text) in _VERBS.items()),
     )
     try:
         config = tyro.cli(
@@ -44,8 +38,8 @@ def main(arguments=None):
             description=sys.modules["applications.chatbot"].__doc__,
             args=arguments,
         )
-        result = _VERBS[type(config)][2](config)
-    except (ValueError, OSError, FetchError, ExportError, ServingError, RuntimeError) as error:
+        result = _run(config)
+    except _expected_errors() as error:
         print(f"chatbot: {error}", file=sys.stderr)
         return 1
     if isinstance(config, ExportConfig):
@@ -54,6 +48,19 @@ def main(arguments=None):
         for name, value in result.items():
             print(f"{name:>14}  {'-' if value is None else value}")
     return 0
+
+
+def _run(config):
+    if not (isinstance(config, AskConfig) and config.server):  # a client needs no TensorFlow
+        import_tensorflow_quietly()
+    verb, _ = _VERBS[type(config)]
+    return getattr(importlib.import_module(f"applications.chatbot.{verb}"), verb)(config)
+
+
+def _expected_errors():
+    """Errors whose message says all. TensorFlow's own are among them once a verb has imported it, and not before."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (ValueError, OSError, RuntimeError, *([tensorflow.errors.OpError] if tensorflow else []))
 
 
 if __name__ == "__main__":

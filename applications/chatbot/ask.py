@@ -1,35 +1,16 @@
 """Asking: a run in this process, or a server."""
 
-import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-
-@dataclasses.dataclass(frozen=True)
-class AskConfig:
-    """Whom to ask what.
-
-    Attributes:
-        questions: The questions; without any they are read from the standard input, one a line.
-        run: The run folder that train wrote, asked in this process.
-        server: host:port of a server to ask instead, such as 127.0.0.1:8500.
-        model: The model's name on the server.
-    """
-
-    questions: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    run: Path = Path("runs/chatbot")
-    server: str | None = None
-    model: str = "chatbot"
 
 
 def ask(config):
     """Answers questions one after the other on the standard output."""
+    for stream in (sys.stdin, sys.stdout):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")  # a question that is not UTF-8 is asked and shown as it came
     answer = _live(config) if config.server is None else _remote(config)
     for question in config.questions or _lines():
-        print(format_answer(question, answer(question)), flush=True)
+        print(format_answer(question, answer(question.encode("utf-8", "surrogateescape"))), flush=True)
 
 
 def format_answer(question, outputs):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from applications.chatbot.config import HIGHEST_THRESHOLD
+
 _LEAST = 0.5
 _ROWS_AT_ONCE = 1024
 
@@ -38,10 +40,11 @@ def calibrate(embeddings, answers, false_answer_rate):
         false_answer_rate: float in [0, 1].
 
     Returns:
-        float from 0.5 to 1. Less is never returned: a few questions that have nothing to do with one another would
-        otherwise say that any likeness will do.
+        float from 0.5 to `HIGHEST_THRESHOLD`. Less is never returned: a few questions that have nothing to do with one
+        another would otherwise say that any likeness will do. Nor is more, even where the share is exceeded by
+        questions that the encoder cannot tell apart: an exact repeat must be answered.
     """
     nearest = np.sort(nearest_other_answer(embeddings, answers))[::-1]
     allowed = int(false_answer_rate * len(nearest))
     just_above = np.nextafter(nearest[allowed], np.float32(2)) if allowed < len(nearest) else _LEAST
-    return float(np.clip(just_above, _LEAST, 1))
+    return float(np.clip(float(just_above), _LEAST, HIGHEST_THRESHOLD))

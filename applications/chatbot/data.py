@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import logging
@@ -69,20 +70,20 @@ def read_entries(source, language="english", answers_required=True):
     return entries
 
 
-def merge(entries):
+def merge(entries, key=lambda question: " ".join(question.casefold().split())):
     """One entry a question: of several answers to it the most frequent, the first of equals.
-
-    Questions are the same if they differ in case and spaces only.
 
     Args:
         entries: list of `Entry`.
+        key: a function of a question; questions with the same key are the same. Without it, those that differ in case
+            and spaces only.
 
     Returns:
         list of `Entry`, in the order in which the questions first came.
     """
     groups = {}
     for entry in entries:
-        groups.setdefault(" ".join(entry.question.casefold().split()), []).append(entry)
+        groups.setdefault(key(entry.question), []).append(entry)
     merged = []
     for group in groups.values():
         answer, _ = collections.Counter(entry.answer for entry in group).most_common(1)[0]
@@ -105,9 +106,10 @@ def _read_text(path):
 
 
 def _read_csv(path, text):
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text, newline="")  # unlike str.splitlines, it leaves U+2028 and its like inside a field
+    delimiter = max(",;\t", key=lines.readline().count)
+    lines.seek(0)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         names = [name.strip().lower() for name in next(reader)]
         for column in ("question", "answer"):
@@ -119,7 +121,7 @@ def _read_csv(path, text):
         last = reader.line_num
         for row in reader:
             line, last = last + 1, reader.line_num
-            if row:
+            if any(cell.strip() for cell in row):
                 problem = f"{len(row)} fields where the header has {len(names)}" if len(row) != len(names) else None
                 yield line, dict(zip(names, row, strict=False)), problem
     except csv.Error as error:
@@ -132,14 +134,22 @@ def _read_json_lines(path, text):
             continue
         try:
             row = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield line, {}, f"not JSON ({error})"
             continue
         if not isinstance(row, dict):
             yield line, {}, f"not a JSON object ({type(row).__name__})"
             continue
-        strange = [key for key in ("question", "answer", "intent") if not isinstance(row.get(key) or "", str)]
-        yield line, row, f"{strange[0]} is not a string" if strange else None
+        strange = [key for key in ("question", "answer", "intent") if not _is_text(row.get(key) or "")]
+        yield line, row, f"{strange[0]} is not a string of Unicode characters" if strange else None
+
+
+def _is_text(value):
+    """Whether a value is a str that UTF-8 can say: JSON may escape half a character, such as "\\ud800"."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_rows(path, rows, answers_required):
@@ -174,11 +184,14 @@ def _read_corpus(folder, language):
         raise DataError(f"{folder} has no language {language!r}. It has: {', '.join(languages) or 'no YAML files'}.")
     entries = []
     for file in files:
+        text = _read_text(file)
         try:
             # The C loader is ten times as fast and knows the lines too.
-            conversations = yaml.load(_read_text(file), Loader=yaml.CSafeLoader)["conversations"]
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+            conversations = yaml.load(text, Loader=yaml.CSafeLoader)["conversations"]
+        except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{file} is not a chatterbot-corpus file: {error}") from None
+        if not isinstance(conversations, list):
+            raise DataError(f"{file} is not a chatterbot-corpus file: its conversations are no list.")
         for number, turns in enumerate(conversations, start=1):
             if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, str) for turn in turns):
                 logger.warning("%s: conversation %d is no list of turns and is left out: %r", file, number, turns)

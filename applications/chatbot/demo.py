@@ -1,18 +1,18 @@
 """The whole way once: build the bot from real dialogues, export, verify, serve, and ask it over gRPC."""
 
-import dataclasses
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from applications.chatbot.ask import as_text, format_answer
-from applications.chatbot.export import ExportConfig, export
-from applications.chatbot.train import TrainConfig, train
+from applications.chatbot.config import ExportConfig, TrainConfig
+from applications.chatbot.export import export
+from applications.chatbot.train import train
 from keras_attention import serving
 
 _QUESTIONS = [
@@ -27,25 +27,13 @@ _QUESTIONS = [
 _OUT_OF_SCOPE = _QUESTIONS[-1]
 
 
-@dataclasses.dataclass(frozen=True)
-class DemoConfig:
-    """Where the demonstration writes.
-
-    Attributes:
-        run: The run folder.
-        output: The servable's folder.
-    """
-
-    run: Path = Path("runs/chatbot")
-    output: Path = Path("saved_models/chatbot")
-
-
 def demo(config):
     """Runs the demonstration and stops the server that it started.
 
     Raises:
         RuntimeError: if the server does not start, or an answer is not what it should be.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` stops the server
     start = time.perf_counter()
     made = train(TrainConfig(output=config.run))
     version = export(ExportConfig(config.run, config.output), made)

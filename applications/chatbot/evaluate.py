@@ -1,9 +1,7 @@
 """Evaluation: how often the bot answers, how often it is right, and how often it is rightly silent."""
 
-import dataclasses
 import json
 import logging
-from pathlib import Path
 
 import matplotlib
 
@@ -16,25 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """What to ask whom.
-
-    Attributes:
-        run: The run folder that train wrote.
-        data: A file as for train, of questions with the answers that the bot should give; an empty answer marks a
-            question that it should not answer. Without a file every question of the catalogue is asked with itself left
-            out: it should be answered if another question has the same answer.
-        language: The language, where the data is a chatterbot-corpus folder.
-        output: The folder for report.json and report.png; the run folder if not given.
-    """
-
-    run: Path = Path("runs/chatbot")
-    data: str | None = None
-    language: str = "english"
-    output: Path | None = None
 
 
 def evaluate(config):

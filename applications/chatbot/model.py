@@ -36,15 +36,16 @@ class Chatbot(tf.Module):
         """Answers a batch of questions.
 
         Args:
-            text: string [B]. Any bytes: what is not UTF-8 is left out, what is too long is cut, and an empty text is
-                not answered.
+            text: string [B]. Any bytes: what is not UTF-8 is left out, what is too long is cut, and a text of
+                which nothing is left is not answered.
 
         Returns:
             dict: answer string [B]; score float32 [B]; answered bool [B]; matched_question string [B], the nearest
             question of the catalogue; alternatives string [B, k], the next nearest; alternative_scores float32 [B, k].
         """
-        similarities = tf.matmul(embed(self.encoder, self.tokenizer, text), self.embeddings, transpose_b=True)
-        blank = tf.equal(tf.strings.length(tf.strings.strip(text)), 0)
+        ids = self.tokenizer(text)
+        similarities = tf.matmul(embed(self.encoder, ids), self.embeddings, transpose_b=True)
+        blank = tf.math.count_nonzero(ids != self.tokenizer.pad_id, axis=1) <= 2  # nothing but the start and the end
         similarities = tf.where(blank[:, tf.newaxis], 0.0, similarities)
         scores, best = tf.math.top_k(similarities, k=self.num_candidates)
         answered = tf.logical_and(scores[:, 0] >= self.threshold, tf.logical_not(blank))
@@ -59,17 +60,15 @@ class Chatbot(tf.Module):
         }
 
 
-def embed(encoder, tokenizer, text):
+def embed(encoder, ids):
     """Embeds texts.
 
     Args:
         encoder: `TextEncoder`.
-        tokenizer: `WordPieceTokenizer`.
-        text: string [B].
+        ids: int32 [B, T], the texts' tokens.
 
     Returns:
         float32 [B, D], each of length 1.
     """
-    states = encoder(tokenizer(text))
-    mean = keras.layers.GlobalAveragePooling1D()(states)  # over real tokens only: the states carry the mask
+    mean = keras.layers.GlobalAveragePooling1D()(encoder(ids))  # over real tokens only: the states carry the mask
     return tf.math.l2_normalize(mean, axis=-1)

@@ -13,52 +13,12 @@ import tensorflow as tf
 
 from applications.chatbot import run
 from applications.chatbot.calibration import calibrate
-from applications.chatbot.data import PUBLIC, merge, read_entries
+from applications.chatbot.data import merge, read_entries
 from applications.chatbot.model import embed
 from keras_attention import fetch
 from keras_attention.pretrained import load_bert
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What the bot knows and how sure it must be.
-
-    Attributes:
-        data: A CSV file (question,answer[,intent]), a JSON Lines file with these keys, a folder of YAML files as
-            chatterbot-corpus has them, or chatterbot-corpus itself.
-        language: The language, where the data is a chatterbot-corpus folder.
-        encoder: A folder with a BERT-family encoder (config.json, model.safetensors, vocab.txt), or all-MiniLM-L6-v2.
-        output: The run folder that is written.
-        fallback: What the bot says when it does not know.
-        false_answer_rate: How often the bot may give another question's answer to a question that is missing from the
-            catalogue, measured by leaving each question out. Lower means surer and more often silent.
-        threshold: The score from which on a question is answered, instead of finding it by false_answer_rate.
-        alternatives: How many further questions each answer offers.
-        batch_size: How many questions are embedded at a time.
-    """
-
-    data: str = PUBLIC
-    language: str = "english"
-    encoder: str = "all-MiniLM-L6-v2"
-    output: Path = Path("runs/chatbot")
-    fallback: str = "I am not sure about that. Could you put it in other words?"
-    false_answer_rate: float = 0.3
-    threshold: float | None = None
-    alternatives: int = 3
-    batch_size: int = 32
-
-    def __post_init__(self):
-        if not 0 <= self.false_answer_rate <= 1:
-            raise ValueError(f"false_answer_rate must be from 0 to 1. Received: {self.false_answer_rate}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1. Received: {self.threshold}")
-        if self.alternatives < 0 or self.batch_size < 1:
-            raise ValueError(
-                "alternatives must be at least 0 and batch_size at least 1. "
-                f"Received: {self.alternatives}, {self.batch_size}"
-            )
 
 
 def train(config):
@@ -76,12 +36,13 @@ def train(config):
     start = time.perf_counter()
     run.check_output(config.output)
     read = read_entries(config.data, config.language)
-    entries = merge(read)
-    logger.info("%d question-answer pairs, %d different questions", len(read), len(entries))
+    different = merge(read)
+    logger.info("%d question-answer pairs, %d different questions", len(read), len(different))
     is_folder = Path(config.encoder).expanduser().is_dir() or config.encoder not in fetch.PACKAGES
     encoder, tokenizer = load_bert(config.encoder if is_folder else fetch.fetch(config.encoder))
     if tokenizer is None:
-        raise run.RunError(f"the encoder {config.encoder} has no vocab.txt, and the bot needs its tokenizer.")
+        raise run.RunError(f"the encoder {config.encoder} has no tokenizer that can run, and the bot needs one.")
+    entries = merge_alike(different, tokenizer)
     embeddings = embed_all(encoder, tokenizer, [entry.question for entry in entries], config.batch_size)
     threshold = config.threshold
     if threshold is None:
@@ -111,6 +72,28 @@ def train(config):
     return made
 
 
+def merge_alike(entries, tokenizer):
+    """Merges the questions that the encoder cannot tell apart: those with the same token ids.
+
+    Args:
+        entries: list of `Entry`.
+        tokenizer: `WordPieceTokenizer`.
+
+    Returns:
+        list of `Entry`.
+    """
+    questions = [entry.question for entry in entries]
+    ids = {}
+    for start in range(0, len(questions), 1024):
+        batch = questions[start : start + 1024]
+        rows = tokenizer(batch).numpy()
+        ids |= {question: tuple(row[row != tokenizer.pad_id]) for question, row in zip(batch, rows, strict=True)}
+    merged = merge(entries, ids.get)
+    if len(merged) < len(entries):
+        logger.info("%d questions have the same tokens as another and were merged with it", len(entries) - len(merged))
+    return merged
+
+
 def embed_all(encoder, tokenizer, texts, batch_size=32):
     """Embeds many texts, those of like length together, and shows the progress.
 
@@ -124,7 +107,7 @@ def embed_all(encoder, tokenizer, texts, batch_size=32):
         float32 [M, D].
     """
     run_batch = tf.function(
-        lambda text: embed(encoder, tokenizer, text),
+        lambda text: embed(encoder, tokenizer(text)),
         input_signature=[tf.TensorSpec([None], tf.string)],
         autograph=False,
     )

@@ -203,7 +203,7 @@ def test_what_it_cannot_do_is_refused():
 
 
 STEP = """
-    import resource, sys
+    import re, sys
     import tensorflow as tf
     from keras_attention.layers import MultiHeadAttention
 
@@ -218,9 +218,12 @@ STEP = """
             loss = tf.reduce_sum(tf.sin(layer(x, x)))
         return tape.gradient(loss, [weight.value for weight in layer.trainable_weights])
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def peak():  # not ru_maxrss, which begins with the size of the process that started this one
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+    before = peak()
     step(x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    print((peak() - before) / 2**20)
 """
 
 
@@ -228,4 +231,4 @@ STEP = """
 def test_a_training_step_on_a_long_sequence_takes_at_most_half_a_gibibyte(length, window):
     command = [sys.executable, "-c", textwrap.dedent(STEP), str(length), str(window)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    assert float(done.stdout) < 0.5
+    assert 0.001 < float(done.stdout) < 0.5

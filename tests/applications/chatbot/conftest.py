@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from applications.chatbot.config import ExportConfig, TrainConfig
 from applications.chatbot.data import Entry
-from applications.chatbot.export import ExportConfig, export
-from applications.chatbot.train import TrainConfig, train
+from applications.chatbot.export import export
+from applications.chatbot.train import train
 
 ENTRIES = [
     Entry("How can I reset my password?", "Open Settings, Security, and choose 'New password'.", "account"),

@@ -1,5 +1,10 @@
 """The bot from file to served answer, with the published encoder and a real server."""
 
+import logging
+import signal
+import subprocess
+import sys
+
 import grpc
 import keras
 import numpy as np
@@ -9,9 +14,11 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from applications.chatbot import run
 from applications.chatbot.__main__ import main
+from applications.chatbot.config import HIGHEST_THRESHOLD, ExportConfig, TrainConfig
 from applications.chatbot.data import Entry
+from applications.chatbot.export import export, is_clear
 from applications.chatbot.model import Chatbot
-from applications.chatbot.train import TrainConfig, train
+from applications.chatbot.train import train
 from keras_attention.serving import Client, ServingError, verify
 from tests.applications.chatbot.conftest import ENTRIES, FALLBACK, write_csv
 
@@ -70,6 +77,13 @@ def test_empty_invalid_and_endless_texts_have_defined_answers(bot):
     assert outputs["matched_question"][3].decode() == ENTRIES[3].question
 
 
+@pytest.mark.parametrize("text", ["\u3000", "\u3000 \u2003", "\u200b", "\x00\x07", b"\xff\xfe"], ids=ascii)
+def test_a_text_of_which_no_token_is_left_is_declined_with_score_0(text, bot):
+    outputs = numpy(bot(tf.constant([text])))
+    assert not outputs["answered"][0]
+    assert outputs["score"][0] == 0
+
+
 def test_a_text_alone_and_in_a_batch_with_longer_ones_gets_the_same(bot):
     texts = [*(text.encode() for text in PARAPHRASES), *HARD, b"shoes " * 200]
     together = numpy(bot(tf.constant(texts)))
@@ -83,6 +97,55 @@ def test_a_catalogue_of_one_question_offers_no_alternatives(made):
     bot = Chatbot(single.encoder, single.tokenizer, ["Hi?"], ["Hello"], single.embeddings[:1], 0.6, FALLBACK)
     outputs = numpy(bot(tf.constant(["x", "y"])))
     assert outputs["alternatives"].shape == (2, 0)
+
+
+@pytest.mark.parametrize("language", ["chinese", "french", "english"])
+def test_a_question_of_a_public_catalogue_is_answered_alone_and_in_a_batch(
+    language, corpus_folder, minilm_folder, tmp_path
+):
+    config = TrainConfig(str(corpus_folder), language, str(minilm_folder), tmp_path / "run")
+    learnt = train(config)
+    assert len({embedding.tobytes() for embedding in learnt.embeddings}) == len(learnt.entries)
+    assert 0.5 <= learnt.config["threshold"] <= HIGHEST_THRESHOLD
+    bot = tf.function(learnt.chatbot(), input_signature=[tf.TensorSpec([None], tf.string)])
+    questions = [entry.question for entry in learnt.entries[:: max(1, len(learnt.entries) // 60)]]
+    together = numpy(bot(tf.constant([*questions, "long " * 60])))
+    assert together["answered"][:-1].all()
+    for row, question in enumerate(questions):
+        alone = numpy(bot(tf.constant([question])))
+        assert alone["answered"][0]
+        assert alone["matched_question"][0].decode() == together["matched_question"][row].decode() == question
+
+
+def test_questions_that_the_encoder_cannot_tell_apart_become_one_and_are_exported(minilm_folder, tmp_path, caplog):
+    alike = [
+        Entry("Où est la gare", "Au centre."),
+        Entry("Ou est la gare", "Au nord."),
+        Entry("OÙ est la  gare", "Au nord."),
+    ]
+    data = write_csv(tmp_path / "faq.csv", [*alike, *ENTRIES[:4]])
+    with caplog.at_level(logging.INFO):
+        learnt = train(TrainConfig(str(data), encoder=str(minilm_folder), output=tmp_path / "run"))
+    assert [entry.answer for entry in learnt.entries].count("Au centre.") == 1
+    assert len(learnt.entries) == 5
+    assert "1 questions have the same tokens as another" in caplog.text
+    assert export(ExportConfig(tmp_path / "run", tmp_path / "saved")).name == "1"
+
+
+def test_scores_too_close_to_tell_apart_are_not_what_an_export_is_checked_with():
+    similarities = np.array(
+        [
+            [0.1, 0.9, 0.5, 0.3],
+            [0.1, 0.9, 0.90001, 0.3],  # the best
+            [0.9, 0.3, 0.5, 0.50001],  # the last that is shown, and the first that is not
+            [0.9, 0.8, 0.1, 0.10001],  # what is not shown
+            [0.60001, 0.1, 0.5, 0.3],  # the threshold
+        ],
+        "float32",
+    )
+    assert is_clear(similarities, 2, 0.6).tolist() == [True, False, False, True, False]
+    assert is_clear(similarities, 1, 0.6).tolist() == [True, False, True, True, False]
+    assert is_clear(similarities[:, :1], 1, 0.6).tolist() == [True, True, True, True, False]
 
 
 def test_a_run_is_loaded_as_it_was_made(made, bot):
@@ -173,9 +236,62 @@ def test_a_verb_that_cannot_work_says_why_and_exits_with_1(arguments, message, c
 
 def test_an_option_out_of_range_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "--threshold=1.5"])
+        main(["train", "--threshold=0.9995"])
     assert stopped.value.code == 2
-    assert "threshold must be from 0 to 1. Received: 1.5" in capsys.readouterr().err
+    assert "threshold must be from 0 to 0.999. Received: 0.9995" in capsys.readouterr().err
+
+
+def test_help_is_there_without_tensorflow():
+    code = "import sys\nfrom applications.chatbot.__main__ import main\ntry:\n  main(['--help'])\nexcept SystemExit:\n"
+    code += "  sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Build a bot from questions and answers" in done.stdout
+
+
+def test_an_error_of_tensorflow_is_one_line(made, monkeypatch, capsys):
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(run, "load", fail)
+    assert main(["ask", f"--run={made[1]}", "hello"]) == 1
+    assert capsys.readouterr().err == "chatbot: out of memory\n"
+
+
+def test_lines_that_are_not_utf_8_are_asked_like_any_other_and_nothing_else_is_said(made, address):
+    lines = b"where is my parcel\ncaf\xe9 open?\nwhen do you open\n"
+    answers = []
+    for whom in ([f"--run={made[1]}"], [f"--server={address}"]):
+        command = [sys.executable, "-m", "applications.chatbot", "ask", *whom]
+        done = subprocess.run(command, input=lines, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        answers.append(done.stdout)
+    live, remote = answers
+    assert live.count(b"\n> ") + live.startswith(b"> ") == 3
+    assert b"> caf\xe9 open?\n" in live
+    assert remote == live
+
+
+def test_a_demonstration_that_is_terminated_stops_its_server(exported, tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom applications.chatbot import config, demo\n"
+        "demo.train = demo.export = lambda *_: None\ndemo._predict = lambda *_: time.sleep(60)\n"
+        "demo.demo(config.DemoConfig(output=Path(sys.argv[1])))"
+    )
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", code, str(exported)], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        served = next(line for line in process.stdout if line.startswith("Serving"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 143
+    finally:
+        process.kill()
+        process.wait(40)
+        process.stdout.close()
+    with pytest.raises(ServingError, match="no server answers"), Client(served.split(" at ")[1].split()[0]) as client:
+        client.predict("chatbot", {"text": ["hello"]})
 
 
 def test_a_failed_training_leaves_the_run_before_it_alone(made, minilm_folder, tmp_path):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from applications.chatbot.data import DataError, Entry, merge, read_entries
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1).map(str.strip)
+# Line ends of every kind are among them, those too that only str.splitlines takes for line ends.
+CHARACTERS = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], include_characters="\n\r\v\f\x1c\x85")
+TEXT = st.text(CHARACTERS, min_size=1).map(str.strip)
 FILLED = TEXT.filter(bool)
 
 
@@ -34,9 +36,9 @@ def test_what_was_written_as_json_lines_is_read(tmp_path_factory, entries):
     assert read_entries(path) == entries
 
 
-def test_a_field_may_span_lines_and_further_columns_are_ignored(tmp_path):
+def test_a_field_may_span_lines_and_further_columns_and_blank_rows_are_ignored(tmp_path):
     path = tmp_path / "faq.csv"
-    path.write_text('id,question,answer\n1,"Two\nlines?","Yes, ""two"""\n\n2,Next?,Good\n')
+    path.write_text('id,question,answer\n1,"Two\nlines?","Yes, ""two"""\n\n , \n2,Next?,Good\n,,\n')
     assert read_entries(path) == [Entry("Two\nlines?", 'Yes, "two"'), Entry("Next?", "Good")]
 
 
@@ -58,6 +60,8 @@ def test_a_field_may_span_lines_and_further_columns_are_ignored(tmp_path):
         ("faq.jsonl", b'{"question": "Hi?"}\n', "line 1: no answer"),
         ("faq.jsonl", b'["Hi?", "Hello"]\n', "line 1: not a JSON object"),
         ("faq.jsonl", b'{"question": 7, "answer": "Hello"}\n', "line 1: question is not a string"),
+        ("faq.jsonl", b'\n{"question": "Hi?", "answer": "\\ud800"}\n', "line 2: answer is not a string of Unicode"),
+        ("faq.jsonl", b'\n{"question": ' + b"[" * 200_000 + b"\n", "line 2: not JSON"),
     ],
 )
 def test_a_file_with_faults_is_refused_with_its_name_and_the_lines(name, content, message, tmp_path):
@@ -66,6 +70,24 @@ def test_a_file_with_faults_is_refused_with_its_name_and_the_lines(name, content
     with pytest.raises(DataError, match=f"(?s){message}") as error:
         read_entries(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"conversations:\n",
+        b"conversations: 7\n",
+        b"conversations:\n- - When?\n  - 2020-13-45\n",
+        b'conversations:\n- - When?\n  - "\\ud800"\n',
+        b"conversations: " + b"[" * 5000,
+        b"- Hi\n",
+    ],
+    ids=lambda content: content[:60].decode(),
+)
+def test_a_corpus_file_with_faults_is_refused_with_its_name(content, tmp_path):
+    (tmp_path / "talk.yml").write_bytes(content)
+    with pytest.raises(DataError, match=r"talk\.yml is not a chatterbot-corpus file: ."):
+        read_entries(tmp_path)
 
 
 def test_only_the_first_of_many_faults_are_listed(tmp_path):
@@ -115,3 +137,4 @@ def test_the_public_corpus_is_read_in_several_languages(corpus_folder, language,
 def test_merging_keeps_one_entry_a_question_with_its_most_frequent_answer():
     entries = [Entry("Hi", "A"), Entry("Who?", "Me"), Entry(" hI ", "B"), Entry("hi", "B"), Entry("Who?", "You")]
     assert merge(entries) == [Entry(" hI ", "B"), Entry("Who?", "Me")]
+    assert merge(entries, key=len) == [Entry("Hi", "A"), Entry("Who?", "Me")]
