@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_attention.masks import check_plane, take_tile
+from keras_attention.specification import Specification
 
 _PACKAGE = "keras_attention"
 
@@ -75,7 +76,7 @@ class Sum(Bias):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class ALiBi(Bias):
+class ALiBi(Specification, Bias):
     """Attention with linear biases: -slope_n |t - s|, a slope a head, instead of positions in the embeddings.
 
     Slopes are 2^(-8 i / N) for the heads i = 1..N; for N that is no power of two, those of the next lower one and then
@@ -110,10 +111,6 @@ class ALiBi(Bias):
 
     def get_config(self):
         return {"num_heads": self.num_heads}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 class ExplicitBias(Bias):

@@ -20,10 +20,12 @@ array([[0, 0, 0, 0, 1, 0, 0, 0],
 import keras
 from keras import ops
 
+from keras_attention.specification import Specification
+
 _PACKAGE = "keras_attention"
 
 
-class Mask:
+class Mask(Specification):
     """The base of all mask specifications."""
 
     def tile(self, rows, columns):
@@ -60,23 +62,6 @@ class Mask:
         if not isinstance(other, Mask):
             return NotImplemented
         return Both(self, other)
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __eq__(self, other):
-        return type(self) is type(other) and self.get_config() == other.get_config()
-
-    def __hash__(self):
-        return hash((type(self), tuple(self.get_config().items())))
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)

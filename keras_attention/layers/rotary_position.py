@@ -6,11 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.specification import Specification
+
 _SCALINGS = (None, "linear", "ntk", "yarn")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class RotaryPosition:
+class RotaryPosition(Specification):
     """Turns pairs of features of a query or key by angles that grow with its position.
 
     Pair i at position p is turned by p * theta_i, with theta_i = max_wavelength^(-2i/R) for the R features that take
@@ -173,17 +175,3 @@ class RotaryPosition:
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __eq__(self, other):
-        return type(self) is type(other) and self.get_config() == other.get_config()
-
-    def __hash__(self):
-        return hash((type(self), tuple(self.get_config().items())))
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
