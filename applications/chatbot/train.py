@@ -90,7 +90,7 @@ def merge_alike(entries, tokenizer):
         ids |= {question: tuple(row[row != tokenizer.pad_id]) for question, row in zip(batch, rows, strict=True)}
     merged = merge(entries, ids.get)
     if len(merged) < len(entries):
-        logger.warning("%d questions have the same tokens as another and were merged with it", len(entries) - len(merged))
+        logger.warning("merged %d questions with others of the same tokens", len(entries) - len(merged))
     return merged
 
 
