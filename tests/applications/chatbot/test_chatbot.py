@@ -128,7 +128,7 @@ def test_questions_that_the_encoder_cannot_tell_apart_become_one_and_are_exporte
         learnt = train(TrainConfig(str(data), encoder=str(minilm_folder), output=tmp_path / "run"))
     assert [entry.answer for entry in learnt.entries].count("Au centre.") == 1
     assert len(learnt.entries) == 5
-    assert "1 questions have the same tokens as another" in caplog.text
+    assert "merged 1 questions with others of the same tokens" in caplog.text
     assert export(ExportConfig(tmp_path / "run", tmp_path / "saved")).name == "1"
 
 
