@@ -84,7 +84,7 @@ class _Tile:
         self.biases = [t for t in terms if t not in self.matrices]
         # Tensors, not variables, which a custom gradient would want to return apart.
         self.parameters = [tf.convert_to_tensor(p) for t in (*self.matrices, *self.biases) for p in t.parameters]
-        self.dropped = round(256 * dropout)
+        self.dropped = min(round(256 * dropout), 255)
         self.seed = keras.random.randint((2,), 0, 2**31 - 1, seed=seed) if self.dropped else None
         self.rows = self._rows()
         self.count = -(-self.length // self.rows)

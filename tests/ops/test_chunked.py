@@ -193,6 +193,11 @@ def test_dropout_keeps_the_expectation(rate, monkeypatch):
     assert 0.8 * deviation < float(tf.math.reduce_std(output)) < 1.25 * deviation
 
 
+def test_a_dropout_just_below_one_still_keeps_something_to_scale():
+    output = dot_product_attention(*tensors(4), dropout=0.9999, seed=1, implementation="chunked")
+    assert np.all(np.isfinite(output))
+
+
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(ValueError, match="never holds the scores"):
         dot_product_attention(*tensors(4), implementation="chunked", return_attention_scores=True)
