@@ -39,7 +39,7 @@ class AttentionPooling(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.attention_pooling import AttentionPooling
+    >>> from keras_attention.layers import AttentionPooling
     >>> AttentionPooling(num_heads=4, key_dim=8)(np.zeros((2, 5, 32), "float32")).shape
     TensorShape([2, 32])
 

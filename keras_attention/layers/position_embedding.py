@@ -29,7 +29,7 @@ class PositionEmbedding(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.position_embedding import PositionEmbedding
+    >>> from keras_attention.layers import PositionEmbedding
     >>> PositionEmbedding(sequence_length=8)(np.zeros((2, 3, 4), "float32"), start_index=5).shape
     TensorShape([2, 3, 4])
 

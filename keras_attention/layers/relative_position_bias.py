@@ -39,7 +39,7 @@ class RelativePositionBias(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.relative_position_bias import RelativePositionBias
+    >>> from keras_attention.layers import RelativePositionBias
     >>> RelativePositionBias(num_heads=4)(np.arange(3), np.arange(5)).shape
     TensorShape([1, 4, 3, 5])
 

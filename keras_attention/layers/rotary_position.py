@@ -47,7 +47,7 @@ class RotaryPosition(Specification):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.rotary_position import RotaryPosition
+    >>> from keras_attention.layers import RotaryPosition
     >>> RotaryPosition().rotate(np.ones((1, 2, 1, 4), "float32"), np.arange(2)).numpy().round(2)[0, :, 0]
     array([[ 1.  ,  1.  ,  1.  ,  1.  ],
            [-0.3 ,  0.99,  1.38,  1.01]], dtype=float32)

@@ -27,7 +27,7 @@ class SegmentEmbedding(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.segment_embedding import SegmentEmbedding
+    >>> from keras_attention.layers import SegmentEmbedding
     >>> SegmentEmbedding(num_segments=2)(np.zeros((1, 3, 4), "float32"), np.array([[0, 0, 1]])).shape
     TensorShape([1, 3, 4])
 

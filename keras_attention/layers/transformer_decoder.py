@@ -39,7 +39,7 @@ class TransformerDecoder(TransformerStack):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.transformer_decoder import TransformerDecoder
+    >>> from keras_attention.layers import TransformerDecoder
     >>> x, context = np.zeros((2, 5, 16), "float32"), np.zeros((2, 7, 24), "float32")
     >>> decoder = TransformerDecoder(num_layers=2, num_heads=4, intermediate_dim=32, cross_attention=True)
     >>> output, scores = decoder(x, context, return_attention_scores=True)

@@ -35,7 +35,7 @@ class TransformerEncoder(TransformerStack):
     Example:
 
     >>> import numpy as np
-    >>> from keras_attention.layers.transformer_encoder import TransformerEncoder
+    >>> from keras_attention.layers import TransformerEncoder
     >>> encoder = TransformerEncoder(num_layers=2, num_heads=4, intermediate_dim=32, norm="pre", activation="swiglu")
     >>> encoder(np.zeros((2, 5, 16), "float32")).shape
     TensorShape([2, 5, 16])
