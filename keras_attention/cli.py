@@ -1,5 +1,6 @@
 """The `keras-attention` command: serve a SavedModel, or verify one."""
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -55,14 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _Verb,
         prog="keras-attention",
         description="Serve and verify SavedModels that take text and give answers.",
-        args=arguments,
+        args=_plain_switches(sys.argv[1:] if arguments is None else arguments),
         use_underscores=True,
     )
     return _serve(config) if isinstance(config, ServerConfig) else _verify(config)
 
 
+def _plain_switches(arguments: Sequence[str]) -> list[str]:
+    """Turns `--enable_batching=true`, as `tensorflow_model_server` takes its switches, into `--enable_batching`."""
+    switches = {field.name for field in dataclasses.fields(ServerConfig) if field.type is bool}
+    plain = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if name in switches and value.lower() in ("true", "1", "false", "0"):
+            argument = f"--{'' if value.lower() in ('true', '1') else 'no-'}{name}"
+        plain.append(argument)
+    return plain
+
+
 def _serve(config: ServerConfig) -> int:
-    from keras_attention.serving.server import StartupError, serve
+    from keras_attention.serving.errors import StartupError
+    from keras_attention.serving.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # TensorFlow announces at every load that its session loader is deprecated; it is the one TensorFlow Serving uses.

@@ -13,14 +13,16 @@ STOP_SECONDS = 40.0
 
 
 class Server:
-    """A `keras-attention serve` process on a free port."""
+    """A `keras-attention serve` process on a free port; without a base path, its flags name a model config file."""
 
-    def __init__(self, base_path: Path, model_name: str, log: Path, *flags: str):
-        command = [sys.executable, "-m", "keras_attention.cli", "serve", f"--model_base_path={base_path}"]
+    def __init__(self, base_path: Path | None, model_name: str, log: Path, *flags: str):
+        command = [sys.executable, "-m", "keras_attention.cli", "serve"]
+        if base_path is not None:
+            command += [f"--model_base_path={base_path}", f"--model_name={model_name}"]
         self.log = log
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*command, f"--model_name={model_name}", "--port=0", *flags],
+                [*command, "--port=0", *flags],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

@@ -29,14 +29,27 @@ def test_help_lists_the_verbs_without_importing_tensorflow():
 def test_help_of_serve_names_the_flags_as_tensorflow_serving_does():
     done = run("serve", "--help")
     assert done.returncode == 0
-    for flag in ("model_base_path", "model_name", "port", "host", "file_system_poll_wait_seconds"):
-        assert f"--{flag}" in done.stdout
+    flags = """
+        model_base_path model_name model_config_file model_config_file_poll_wait_seconds port host grpc_socket_path
+        grpc_channel_arguments ssl_config_file file_system_poll_wait_seconds max_num_load_retries
+        load_retry_interval_micros allow_version_labels_for_unavailable_models enable_model_warmup enable_batching
+        batching_parameters_file
+    """
+    for flag in flags.split():
+        assert f"--{flag}" in done.stdout.replace("--no-enable_model_warmup", "--enable_model_warmup")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["sing"], ["serve"], ["serve", "--model_base_path=.", "--port=99999"], ["verify"]],
-    ids=["unknown verb", "missing flag", "impossible port", "missing path"],
+    [
+        ["sing"],
+        ["serve"],
+        ["serve", "--model_base_path=.", "--port=99999"],
+        ["serve", "--model_base_path=.", "--batching_parameters_file=b"],
+        ["serve", "--model_base_path=.", "--grpc_channel_arguments=grpc.max_receive_message_length"],
+        ["verify"],
+    ],
+    ids=["unknown verb", "missing flag", "impossible port", "parameters without batching", "no value", "missing path"],
 )
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments):
     assert run(*arguments).returncode == 2
@@ -59,6 +72,56 @@ def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path, flag):
         done = run("serve", f"{flag}={tmp_path}", f"--port={port}")
     assert done.returncode == 1
     assert done.stderr == f"keras-attention: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+MODEL = "config { name: 'm' base_path: '/' model_platform: 'tensorflow' %s }"
+STABLE = MODEL % "version_labels { key: 'stable' value: 1 }"
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("model_config_file", None, "cannot read {path}: No such file or directory"),
+        ("model_config_file", "nonsense", "Invalid protobuf file: '{path}' is no ModelServerConfig: 1:1 : "),
+        ("model_config_file", "", "{path}: ServerModelConfig type not supported"),
+        (
+            "model_config_file",
+            f"model_config_list {{ {STABLE} }}",
+            "{path}: Request to assign label to version 1 of model m, which is not currently available for inference",
+        ),
+        ("ssl_config_file", "server_key: 1", "Invalid protobuf file: '{path}' is no SSLConfig: 1:13 : "),
+        (
+            "batching_parameters_file",
+            "max_batch_size { value: 4 } allowed_batch_sizes: 8",
+            "final entry in allowed_batch_sizes must equal max_batch_size in {path}. "
+            "Received: [8] with max_batch_size 4",
+        ),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line_and_exit_code_1(tmp_path, flag, text, message):
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+    batching = ["--enable_batching"] if flag.startswith("batching") else []
+    done = run("serve", f"--model_base_path={tmp_path}", f"--{flag}={path}", "--port=0", *batching)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("keras-attention: " + message.format(path=path))
+
+
+@pytest.mark.parametrize("there", ["a server", "a file", "no folder"])
+def test_a_taken_socket_is_one_line_and_exit_code_1(tmp_path, there):
+    path = tmp_path / ("missing/socket" if there == "no folder" else "socket")
+    with socket.socket(socket.AF_UNIX) as other_server:
+        if there == "a server":
+            other_server.bind(str(path))
+            other_server.listen()
+        elif there == "a file":
+            path.touch()
+        done = run("serve", f"--model_base_path={tmp_path}", "--port=0", f"--grpc_socket_path={path}")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"keras-attention: cannot listen on unix:{path}: ")
 
 
 def test_verifying_what_is_no_export_is_a_message_and_exit_code_1(tmp_path):

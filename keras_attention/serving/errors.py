@@ -31,6 +31,15 @@ def invalid_argument(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+def failed_precondition(message: str) -> ServingError:
+    """The request does not fit what is served: `FAILED_PRECONDITION` with `message`."""
+    return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
 def not_found(message: str) -> ServingError:
     """The request names something that is not here: `NOT_FOUND` with `message`."""
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
+
+
+class StartupError(RuntimeError):
+    """The server cannot start as configured; the message is one line for the person who started it."""

@@ -4,14 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras_attention.serving.batching import BatchQueue
+from keras_attention.serving.batching_options import BatchingOptions
 from keras_attention.serving.servable import Servable
 from keras_attention.serving.signature import Signature
+
+# How many requests of a signature that cannot be merged are handed to the executor at a time; it has fewer threads.
+_UNMERGED_AT_ONCE = 64
 
 
 class LoadedVersion:
@@ -21,18 +26,18 @@ class LoadedVersion:
         version: its number.
         servable: the loaded SavedModel; closed by `close`.
         executor: where it runs.
-        max_batch_size: the most rows in a merged batch.
+        batching: how its requests are merged.
 
     Attributes:
         version: its number.
         servable: the loaded SavedModel.
     """
 
-    def __init__(self, version: int, servable: Servable, executor: Executor, max_batch_size: int):
+    def __init__(self, version: int, servable: Servable, executor: Executor, batching: BatchingOptions):
         self.version = version
         self.servable = servable
         self._executor = executor
-        self._max_batch_size = max_batch_size
+        self._batching = batching
         self._queues: dict[str, BatchQueue] = {}
         self._users = 0
         self._idle = asyncio.Event()
@@ -61,15 +66,16 @@ class LoadedVersion:
             Its outputs by name.
 
         Raises:
-            ServingError: if the computation fails.
+            ServingError: if the computation fails, or RESOURCE_EXHAUSTED if too many requests wait.
         """
-        run = partial(self.servable.run, signature)
-        rows = signature.rows(inputs)
-        if rows is None:
-            return await self._in_thread(run, inputs)
         if signature.name not in self._queues:
-            self._queues[signature.name] = BatchQueue(run, self._in_thread, self._max_batch_size)
-        return await self._queues[signature.name].submit(inputs, rows)
+            # Requests that cannot be merged have nothing to wait for: they run side by side.
+            options = (
+                self._batching if signature.batchable else replace(self._batching, num_batch_threads=_UNMERGED_AT_ONCE)
+            )
+            run = partial(self.servable.run, signature)
+            self._queues[signature.name] = BatchQueue(run, self._in_thread, options)
+        return await self._queues[signature.name].submit(inputs, signature.rows(inputs))
 
     async def _in_thread(self, function: Callable, *arguments) -> Any:
         """Calls a function in the executor, with the version in use until the call has ended.

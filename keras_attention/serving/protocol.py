@@ -35,9 +35,15 @@ def _tensorflow_as_plain_folder() -> Iterator[None]:
 
 
 with _tensorflow_as_plain_folder():
+    from tensorflow.core.example.example_pb2 import Example
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.framework.types_pb2 import DataType
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+    from tensorflow_serving.apis.classification_pb2 import (
+        ClassificationRequest,
+        ClassificationResponse,
+        ClassificationResult,
+    )
     from tensorflow_serving.apis.get_model_metadata_pb2 import (
         GetModelMetadataRequest,
         GetModelMetadataResponse,
@@ -48,27 +54,47 @@ with _tensorflow_as_plain_folder():
         GetModelStatusResponse,
         ModelVersionStatus,
     )
+    from tensorflow_serving.apis.inference_pb2 import InferenceTask, MultiInferenceRequest, MultiInferenceResponse
+    from tensorflow_serving.apis.input_pb2 import Input
+    from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
     from tensorflow_serving.apis.model_pb2 import ModelSpec
     from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
     from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
     from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+    from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 # TensorFlow Serving answers and accepts messages of any size; gRPC's own default stops at 4 MB.
 UNLIMITED_MESSAGES = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 __all__ = [
     "UNLIMITED_MESSAGES",
+    "ClassificationRequest",
+    "ClassificationResponse",
+    "ClassificationResult",
     "DataType",
+    "Example",
     "GetModelMetadataRequest",
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
     "GetModelStatusResponse",
+    "InferenceTask",
+    "Input",
+    "ModelConfig",
+    "ModelServerConfig",
     "ModelServiceStub",
     "ModelSpec",
     "ModelVersionStatus",
+    "MultiInferenceRequest",
+    "MultiInferenceResponse",
     "PredictRequest",
     "PredictResponse",
     "PredictionServiceStub",
+    "RegressionRequest",
+    "RegressionResponse",
+    "RegressionResult",
+    "ReloadConfigRequest",
+    "ReloadConfigResponse",
     "SignatureDef",
     "SignatureDefMap",
     "TensorProto",

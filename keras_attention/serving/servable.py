@@ -15,8 +15,10 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers its ops, which a model with a tokenizer contains
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
-from keras_attention.serving.errors import ServingError
+from keras_attention.serving.errors import ServingError, failed_precondition, invalid_argument
 from keras_attention.serving.signature import Signature
+
+DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 # TensorFlow and gRPC number their status codes alike.
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -86,10 +88,10 @@ class Servable:
         Raises:
             ServingError: FAILED_PRECONDITION, if the model has none of this name.
         """
-        name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+        name = name or DEFAULT_SIGNATURE
         if name not in self._signatures:
             if name not in self.signature_defs:
-                raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+                raise failed_precondition(f'Serving signature key "{name}" not found.')
             self._signatures[name] = Signature(name, self.signature_defs[name])
         return self._signatures[name]
 
@@ -139,6 +141,10 @@ def _as_array(value) -> np.ndarray:
 def _serving_error(error: Exception) -> ServingError:
     if isinstance(error, tf.errors.OpError):
         return ServingError(_STATUS_CODES[error.error_code], error.message)
+    if isinstance(error, UnicodeDecodeError):
+        # TensorFlow failed and its message quotes bytes that are no UTF-8. They can only be the request's; the status
+        # is lost on the way to Python.
+        return invalid_argument(error.object.decode("utf-8", "replace"))
     # The session loader reports a folder without a SavedModel as OSError.
     code = grpc.StatusCode.NOT_FOUND if isinstance(error, OSError) else grpc.StatusCode.INTERNAL
     return ServingError(code, str(error) or type(error).__name__)

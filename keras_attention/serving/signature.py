@@ -1,15 +1,16 @@
 """One signature of a loaded model: what it takes, checked before anything runs, and whether its rows can be merged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
 import numpy as np
 
 from keras_attention.serving.errors import ServingError, invalid_argument
-from keras_attention.serving.protocol import SignatureDef, TensorProto
+from keras_attention.serving.protocol import DataType, SignatureDef, TensorProto
 from keras_attention.serving.signature_defaults import apply_defaults
 from keras_attention.serving.tensor_codec import decode, dtype_name
 
+_STRING = DataType.Value("DT_STRING")
 _METHOD_NAMES = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 
 
@@ -65,6 +66,22 @@ class Signature:
         inputs = {name: self._read_input(name, tensors[name]) for name in self.input_names if name in tensors}
         return apply_defaults(inputs, self.definition)
 
+    def read_text(self, texts: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Takes a list of byte strings as the only input of the signature, as Classify and Regress do.
+
+        Args:
+            texts: one for each row.
+
+        Returns:
+            An array for the input.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, if the input is not of strings or cannot have this shape.
+        """
+        (name,) = self.input_names
+        self._check_tensor(name, _STRING, [len(texts)])
+        return {name: np.array(texts, dtype=object)}
+
     def select_outputs(self, output_filter: Iterable[str]) -> list[str]:
         """Names the outputs that a request asks for.
 
@@ -107,24 +124,27 @@ class Signature:
             )
 
     def _read_input(self, name: str, tensor: TensorProto) -> np.ndarray:
+        self._check_tensor(name, tensor.dtype, [dim.size for dim in tensor.tensor_shape.dim])
+        try:
+            return decode(tensor)
+        except (ValueError, MemoryError) as error:
+            raise invalid_argument(f"tensor parsing error: {name}: {error}") from None
+
+    def _check_tensor(self, name: str, dtype: int, received: list[int]) -> None:
         info = self.definition.inputs[name]
-        if tensor.dtype != info.dtype:
+        if dtype != info.dtype:
             raise invalid_argument(
                 f"Expects arg[{self.input_names.index(name)}] to be {dtype_name(info.dtype)} "
-                f"but {dtype_name(tensor.dtype)} is provided"
+                f"but {dtype_name(dtype)} is provided"
             )
         if not info.tensor_shape.unknown_rank:
-            expected, received = _shape(info), [dim.size for dim in tensor.tensor_shape.dim]
+            expected = _shape(info)
             fits = len(expected) == len(received) and all(e in (-1, r) for e, r in zip(expected, received, strict=True))
             if not fits:
                 raise invalid_argument(
                     f"Input {name} of signature {self.name} expects shape {_shape_text(expected)} "
                     f"but {_shape_text(received)} is provided"
                 )
-        try:
-            return decode(tensor)
-        except (ValueError, MemoryError) as error:
-            raise invalid_argument(f"tensor parsing error: {name}: {error}") from None
 
 
 def _shape(info) -> list[int]:

@@ -45,6 +45,12 @@ def dtype_name(data_type: int) -> str:
     return DataType.Name(data_type).removeprefix("DT_").lower()
 
 
+def data_type_name(array: np.ndarray) -> str:
+    """The name of the data type of an array in TensorFlow, such as ``DT_FLOAT`` or ``DT_STRING``."""
+    data_type = _STRING if array.dtype == object else _DATA_TYPES.get(array.dtype)
+    return str(array.dtype) if data_type is None else DataType.Name(data_type)
+
+
 def decode(tensor: TensorProto) -> np.ndarray:
     """Reads a tensor.
 

@@ -52,6 +52,13 @@ class Toy(tf.Module):
         """Its output has the unknown first dimension of a batch, but not one entry per row."""
         return {"values": tf.unique(text)[0]}
 
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def widths(self, ids):
+        """Tells what a batch looks like from inside: how many rows and columns it has."""
+        shape = tf.shape(ids)
+        rows, columns = tf.fill(shape[:1], shape[0]), tf.fill(shape[:1], shape[1])
+        return {"total": tf.reduce_sum(ids, 1), "columns": columns, "rows": rows}
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
     def spin(self, rounds):
         """Takes about a millisecond a round."""
@@ -65,10 +72,70 @@ def write_toy_version(base_path: Path, version: int) -> Path:
     """Writes a version as an export should: under another name, then renamed."""
     toy = Toy(version)
     temporary, path = base_path / f".tmp-{version}", base_path / str(version)
-    names = ("scale", "fixed", "picky", "distinct", "spin")
+    names = ("scale", "fixed", "picky", "distinct", "widths", "spin")
     signatures = {"serving_default": toy.fold, **{name: getattr(toy, name) for name in names}}
     tf.saved_model.save(toy, temporary, signatures=signatures)
     return temporary.rename(path)
+
+
+def write_example_version(base_path: Path, version: int, warmup=()) -> Path:
+    """Writes a version with signatures on tf.Examples, all of one input tensor, as estimators write them."""
+    v1 = tf.compat.v1
+    temporary, path = base_path / f".tmp-{version}", base_path / str(version)
+    with tf.Graph().as_default(), v1.Session() as session:
+        serialized = v1.placeholder(tf.string, [None], name="examples")
+        features = {name: tf.io.FixedLenFeature([], tf.float32, 0.0) for name in ("x", "shift")}
+        parsed = tf.io.parse_example(serialized, features)
+        x = parsed["x"] + parsed["shift"]
+        scores = tf.stack([x, 1.0 - x], axis=1)
+        classes = tf.tile([["yes", "no"]], [tf.size(x), 1])
+        wide = tf.stack([x, x, x], axis=1)
+        utils = v1.saved_model
+        info = utils.build_tensor_info
+
+        def classify(**outputs):
+            return utils.build_signature_def(
+                {"inputs": info(serialized)},
+                {name: info(tensor) for name, tensor in outputs.items()},
+                utils.signature_constants.CLASSIFY_METHOD_NAME,
+            )
+
+        def regress(output):
+            return utils.build_signature_def(
+                {"inputs": info(serialized)},
+                {"outputs": info(output)},
+                utils.signature_constants.REGRESS_METHOD_NAME,
+            )
+
+        builder = utils.Builder(str(temporary))
+        builder.add_meta_graph_and_variables(
+            session,
+            [tf.saved_model.SERVING],
+            {
+                "serving_default": classify(classes=classes, scores=scores),
+                "only_scores": classify(scores=scores),
+                "uneven": classify(classes=classes, scores=wide),
+                "flat": classify(scores=x),
+                "regress": regress(2.0 * x),
+                "regress_column": regress((2.0 * x)[:, None]),
+                "regress_wide": regress(wide),
+                "plain": utils.build_signature_def(
+                    {"inputs": info(serialized)}, {"x": info(x)}, utils.signature_constants.PREDICT_METHOD_NAME
+                ),
+            },
+        )
+        builder.save()
+    write_warmup(temporary, warmup)
+    return temporary.rename(path)
+
+
+def write_warmup(version_path: Path, logs) -> None:
+    """Writes warm-up records into a version's folder."""
+    if logs:
+        (version_path / "assets.extra").mkdir()
+        with tf.io.TFRecordWriter(str(version_path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+            for log in logs:
+                writer.write(log if isinstance(log, bytes) else log.SerializeToString())
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +149,14 @@ def toy_path(tmp_path_factory) -> Path:
     """The base path of the toy model with version 1."""
     base_path = tmp_path_factory.mktemp("toy")
     write_toy_version(base_path, 1)
+    return base_path
+
+
+@pytest.fixture(scope="session")
+def examples_path(tmp_path_factory) -> Path:
+    """The base path of the model on tf.Examples with version 1."""
+    base_path = tmp_path_factory.mktemp("examples")
+    write_example_version(base_path, 1)
     return base_path
 
 
@@ -113,3 +188,39 @@ def client(toy_address):
     """A client of the shared server."""
     with Client(toy_address, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory, examples_path) -> Path:
+    """A model config file with the model on tf.Examples."""
+    path = tmp_path_factory.mktemp("config") / "models.config"
+    entry = f"name: 'examples' base_path: '{examples_path}' model_platform: 'tensorflow'"
+    path.write_text(f"model_config_list {{ config {{ {entry} }} }}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def socket_path(config_file) -> Path:
+    """Where the server of the model config file has its UNIX socket."""
+    return config_file.with_name("socket")
+
+
+@pytest.fixture(scope="session")
+def config_server(config_file, socket_path, tmp_path_factory):
+    """A server of a model config file that many tests share, and leave as they found it."""
+    server = Server(
+        None,
+        "",
+        tmp_path_factory.mktemp("server") / "log",
+        f"--model_config_file={config_file}",
+        "--model_config_file_poll_wait_seconds=0.2",
+        "--load_retry_interval_micros=500000",
+        f"--grpc_socket_path={socket_path}",
+        "--grpc_channel_arguments=grpc.max_receive_message_length=100000,grpc.keepalive_time_ms=60000",
+        *_POLL_OFTEN,
+    )
+    try:
+        server.address = server.wait_for_address()
+        yield server
+    finally:
+        server.close()

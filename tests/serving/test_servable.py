@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import SimpleNamespace
 
 import grpc
@@ -14,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from keras_attention.serving.batching import BatchQueue
+from keras_attention.serving.batching_options import BatchingOptions
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.loaded_version import LoadedVersion
 from keras_attention.serving.servable import Servable
@@ -142,58 +141,6 @@ def test_inputs_that_disagree_on_the_number_of_rows_are_not_merged(servable):
     assert signature.rows({"x": np.zeros([3, 2]), "factor": np.zeros([1])}) is None
 
 
-def merge(run, requests, max_batch_size=32):
-    """Submits all requests at once, and returns their answers or exceptions."""
-
-    async def submit_all():
-        with ThreadPoolExecutor(1) as executor:
-            in_thread = partial(asyncio.get_running_loop().run_in_executor, executor)
-            batches = BatchQueue(run, in_thread, max_batch_size)
-            submissions = (batches.submit({"x": x}, len(x)) for x in requests)
-            return await asyncio.wait_for(asyncio.gather(*submissions, return_exceptions=True), timeout=30)
-
-    return asyncio.run(submit_all())
-
-
-def test_requests_that_wait_together_run_together_and_get_their_own_rows():
-    sizes = []
-
-    def run(inputs):
-        sizes.append(len(inputs["x"]))
-        return {"y": inputs["x"] * 10}
-
-    answers = merge(run, [np.array([1, 2]), np.array([3]), np.array([4, 5, 6])])
-    assert [answer["y"].tolist() for answer in answers] == [[10, 20], [30], [40, 50, 60]]
-    assert sizes == [6]
-
-
-def test_a_merged_batch_stays_within_its_size_and_one_large_request_runs_as_it_is():
-    sizes = []
-
-    def run(inputs):
-        sizes.append(len(inputs["x"]))
-        return {"y": inputs["x"]}
-
-    merge(run, [np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(9)], max_batch_size=4)
-    assert sizes == [4, 2, 9]
-
-
-def test_requests_of_different_row_shapes_are_not_concatenated():
-    answers = merge(lambda inputs: {"y": inputs["x"]}, [np.zeros([1, 2]), np.zeros([1, 3]), np.zeros([2, 2])])
-    assert [answer["y"].shape for answer in answers] == [(1, 2), (1, 3), (2, 2)]
-
-
-def test_when_a_merged_batch_fails_only_the_guilty_request_fails():
-    def run(inputs):
-        if (inputs["x"] < 0).any():
-            raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "negative")
-        return {"y": inputs["x"]}
-
-    first, guilty, last = merge(run, [np.array([1]), np.array([-1]), np.array([2])])
-    assert (first["y"].tolist(), last["y"].tolist()) == ([1], [2])
-    assert isinstance(guilty, ServingError)
-
-
 @pytest.mark.parametrize("rows", [1, None], ids=["in a batch", "alone"])
 def test_a_version_is_closed_only_when_the_call_of_a_request_that_was_given_up_has_ended(rows):
     started, may_end, events = threading.Event(), threading.Event(), []
@@ -205,7 +152,7 @@ def test_a_version_is_closed_only_when_the_call_of_a_request_that_was_given_up_h
         return inputs
 
     servable = SimpleNamespace(run=run, close=lambda: events.append("closed"))
-    signature = SimpleNamespace(name="slow", rows=lambda inputs: rows)
+    signature = SimpleNamespace(name="slow", batchable=rows is not None, rows=lambda inputs: rows)
 
     async def ask(version):
         with version.in_use():
@@ -213,7 +160,7 @@ def test_a_version_is_closed_only_when_the_call_of_a_request_that_was_given_up_h
 
     async def give_up_and_close():
         with ThreadPoolExecutor(1) as executor:
-            version = LoadedVersion(1, servable, executor, max_batch_size=32)
+            version = LoadedVersion(1, servable, executor, BatchingOptions())
             asking = asyncio.create_task(ask(version))
             await asyncio.to_thread(started.wait, 30)
             asking.cancel()  # as gRPC does when the client's deadline passes
