@@ -28,12 +28,12 @@ class Bias:
         """The bias for one tile of the [T, S] plane.
 
         Args:
-            rows: int32 [t], the positions of the tile's queries.
-            columns: int32 [s], the positions of the tile's keys.
+            rows: int32 [t], the positions of the tile's queries; or [g, t], of several tiles at once.
+            columns: int32 [s] or [g, s], the positions of the tile's keys.
             *parameters: stand-ins for `self.parameters`, of the same shapes, when a gradient is taken.
 
         Returns:
-            float, broadcastable to [B, N, t, s].
+            float, broadcastable to [B, N, t, s] or [B, N, g, t, s].
         """
         raise NotImplementedError(f"{type(self).__name__} must define `tile(rows, columns, *parameters)`.")
 
@@ -106,11 +106,38 @@ class ALiBi(Specification, Bias):
         return geometric(power) + geometric(2 * power)[::2][: self.num_heads - power]
 
     def tile(self, rows, columns):
-        distance = ops.cast(ops.abs(rows[:, None] - columns[None, :]), "float32")
-        return -ops.convert_to_tensor(self.slopes(), "float32")[None, :, None, None] * distance
+        distance = ops.cast(ops.abs(rows[..., :, None] - columns[..., None, :]), "float32")
+        slopes = ops.reshape(ops.convert_to_tensor(self.slopes(), "float32"), (1, -1, *[1] * len(distance.shape)))
+        return -slopes * distance
 
     def get_config(self):
         return {"num_heads": self.num_heads}
+
+
+class Shifted(Bias):
+    """A bias of positions, for queries and keys that do not begin at position 0: those of a step with a cache.
+
+    It belongs to one call of one layer.
+
+    Args:
+        bias: a `Bias` that is no `ExplicitBias`.
+        offset: int or int32 scalar, the position of the first query.
+        key_positions: int32 [S], the position of each key. Defaults to 0, 1, ..., S - 1.
+    """
+
+    def __init__(self, bias, offset, key_positions=None):
+        self.bias = bias
+        self.offset = offset
+        self.key_positions = key_positions
+
+    @property
+    def parameters(self):
+        return self.bias.parameters
+
+    def tile(self, rows, columns, *parameters):
+        if self.key_positions is not None:
+            columns = ops.take(self.key_positions, columns, axis=0)
+        return self.bias.tile(rows + self.offset, columns, *parameters)
 
 
 class ExplicitBias(Bias):

@@ -32,11 +32,11 @@ class Mask(Specification):
         """Says for one tile of the [T, S] plane who may attend to whom.
 
         Args:
-            rows: int32 [t], the positions of the tile's queries.
-            columns: int32 [s], the positions of the tile's keys.
+            rows: int32 [t], the positions of the tile's queries; or [g, t], of several tiles at once.
+            columns: int32 [s] or [g, s], the positions of the tile's keys.
 
         Returns:
-            bool, broadcastable to [B, N, t, s]. True where the query may attend to the key.
+            bool, broadcastable to [B, N, t, s] or [B, N, g, t, s]. True where the query may attend to the key.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `tile(rows, columns)`.")
 
@@ -55,8 +55,16 @@ class Mask(Specification):
         """
         return 0, length
 
+    def reach(self):
+        """How far a query attends: (back, ahead), the most positions to each side; None where nothing bounds it."""
+        return None, None
+
     def check(self, length, key_length):
         """Raises ValueError if the mask holds a tensor that is known not to fit T queries and S keys."""
+
+    def terms(self):
+        """The masks that this one is the conjunction of, list of `Mask`."""
+        return [self]
 
     def __and__(self, other):
         if not isinstance(other, Mask):
@@ -76,8 +84,15 @@ class Both(Mask):
         return ops.logical_and(self.first.tile(rows, columns), self.second.tile(rows, columns))
 
     def check(self, length, key_length):
-        self.first.check(length, key_length)
-        self.second.check(length, key_length)
+        for term in self.terms():
+            term.check(length, key_length)
+
+    def terms(self):
+        return [*self.first.terms(), *self.second.terms()]
+
+    def reach(self):
+        back, ahead = zip(*(term.reach() for term in self.terms()), strict=True)
+        return _bound(back), _bound(ahead)
 
     def keys(self, start, stop, length):
         (a, b), (c, d) = self.first.keys(start, stop, length), self.second.keys(start, stop, length)
@@ -108,10 +123,13 @@ class Causal(Mask):
     """
 
     def tile(self, rows, columns):
-        return rows[:, None] >= columns[None, :]
+        return rows[..., :, None] >= columns[..., None, :]
 
     def keys(self, start, stop, length):
         return 0, _smallest(stop, length)
+
+    def reach(self):
+        return None, 0
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -131,7 +149,8 @@ class PrefixLM(Mask):
         self.length = length
 
     def tile(self, rows, columns):
-        return ops.logical_or(rows[:, None] >= columns[None, :], columns[None, :] < self.length)
+        columns = columns[..., None, :]
+        return ops.logical_or(rows[..., :, None] >= columns, columns < self.length)
 
     def keys(self, start, stop, length):
         return 0, _smallest(_largest(stop, self.length), length)
@@ -145,9 +164,9 @@ class Predicate(Mask):
     """Whatever a function of the two positions says.
 
     Args:
-        function: called with int32 [t, 1], the queries' positions, and int32 [1, s], the keys'; returns bool,
-            broadcastable to [B, N, t, s]. Register it with `keras.saving.register_keras_serializable` if a layer that
-            holds the mask is to be saved.
+        function: called with int32 [..., t, 1], the queries' positions, and int32 [..., 1, s], the keys'; returns bool
+            of the shape that they broadcast to, or one broadcastable to [B, N, ..., t, s]. Register it with
+            `keras.saving.register_keras_serializable` if a layer that holds the mask is to be saved.
     """
 
     def __init__(self, function):
@@ -156,7 +175,7 @@ class Predicate(Mask):
         self.function = function
 
     def tile(self, rows, columns):
-        return self.function(ops.convert_to_tensor(rows)[:, None], ops.convert_to_tensor(columns)[None, :])
+        return self.function(ops.convert_to_tensor(rows)[..., :, None], ops.convert_to_tensor(columns)[..., None, :])
 
     def get_config(self):
         return {"function": keras.saving.serialize_keras_object(self.function)}
@@ -187,15 +206,63 @@ class SlidingWindow(Mask):
         self.size = size
 
     def tile(self, rows, columns):
-        return ops.abs(rows[:, None] - columns[None, :]) < self.size
+        return ops.abs(rows[..., :, None] - columns[..., None, :]) < self.size
 
     def keys(self, start, stop, length):
         # Clamped at both ends, for queries that lie beyond the last key.
         first = _smallest(_largest(start - self.size + 1, 0), length)
         return first, _smallest(stop + self.size - 1, length)
 
+    def reach(self):
+        return self.size - 1, self.size - 1
+
     def get_config(self):
         return {"size": self.size}
+
+
+class Shifted(Mask):
+    """A mask of positions, for queries and keys that do not begin at position 0: those of a step with a cache.
+
+    It belongs to one call of one layer.
+
+    Args:
+        mask: a `Mask` that holds no tensor.
+        offset: int or int32 scalar, the position of the first query.
+        key_positions: int32 [S], the position of each key. Defaults to 0, 1, ..., S - 1.
+
+    Raises:
+        ValueError: if `mask` holds a tensor, whose rows and columns are those of one call.
+    """
+
+    def __init__(self, mask, offset, key_positions=None):
+        if any(isinstance(term, _TensorMask) for term in mask.terms()):
+            raise ValueError(
+                "a mask that holds a tensor knows nothing of the positions before this call: with a cache or a memory "
+                "give the tensor as `attention_mask` or `value_mask`, or mask by positions only. "
+                f"Received: mask={mask!r}"
+            )
+        self.mask = mask
+        self.offset = offset
+        self.key_positions = key_positions
+
+    def tile(self, rows, columns):
+        if self.key_positions is not None:
+            columns = ops.take(self.key_positions, columns, axis=0)
+        return self.mask.tile(rows + self.offset, columns)
+
+    def keys(self, start, stop, length):
+        if self.key_positions is not None:
+            return 0, length
+        return self.mask.keys(start + self.offset, stop + self.offset, length)
+
+    def __eq__(self, other):
+        return self is other
+
+    def __hash__(self):
+        return id(self)
+
+    def __repr__(self):
+        return f"Shifted({self.mask!r})"
 
 
 class _TensorMask(Mask):
@@ -248,8 +315,8 @@ class Padding(_TensorMask):
 
     def tile(self, rows, columns):
         if self.axis == "key":
-            return ops.take(self.tensor, columns, axis=1)[:, None, None, :]
-        return ops.take(self.tensor, rows, axis=1)[:, None, :, None]
+            return _at_keys(self.tensor, columns)
+        return _at_queries(self.tensor, rows)
 
 
 class Segments(_TensorMask):
@@ -272,8 +339,7 @@ class Segments(_TensorMask):
         _check_size("`key_segments`", self.key_tensor, 1, key_length)
 
     def tile(self, rows, columns):
-        queries = ops.take(self.tensor, rows, axis=1)[:, None, :, None]
-        return ops.equal(queries, ops.take(self.key_tensor, columns, axis=1)[:, None, None, :])
+        return ops.equal(_at_queries(self.tensor, rows), _at_keys(self.key_tensor, columns))
 
 
 class Explicit(_TensorMask):
@@ -315,12 +381,31 @@ def _check_size(name, tensor, axis, expected, broadcast=False):
 
 
 def take_tile(tensor, rows, columns):
-    """One tile of a tensor that is broadcastable to [B, N, T, S]; an axis of size 1 stays."""
+    """One tile, or several at once, of a tensor that is broadcastable to [B, N, T, S]; an axis of size 1 stays."""
+    if len(rows.shape) > 1:  # each of several tiles has its own rows and columns: pairs of positions are taken
+        batch, heads, length, key_length = ops.shape(tensor)
+        rows = ops.minimum(rows, length - 1)[..., :, None]  # an axis of size 1 has the position 0 only
+        pairs = rows * key_length + ops.minimum(columns, key_length - 1)[..., None, :]
+        return ops.take(ops.reshape(tensor, (batch, heads, length * key_length)), pairs, axis=2)
     if tensor.shape[-2] != 1:
         tensor = ops.take(tensor, rows, axis=-2)
     if tensor.shape[-1] != 1:
         tensor = ops.take(tensor, columns, axis=-1)
     return tensor
+
+
+def _at_queries(tensor, rows):
+    """[B, T] -> [B, 1, ..., t, 1]."""
+    return ops.expand_dims(ops.take(tensor, rows, axis=1), (1, -1))
+
+
+def _at_keys(tensor, columns):
+    """[B, S] -> [B, 1, ..., 1, s]."""
+    return ops.expand_dims(ops.take(tensor, columns, axis=1), (1, -2))
+
+
+def _bound(limits):
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _largest(a, b):

@@ -5,28 +5,29 @@ import numpy as np
 import pytest
 
 from keras_attention.biases import ALiBi, ExplicitBias
+from tests.backend import assert_close, to_numpy
 
 
 def test_alibi_has_the_papers_slopes():
-    np.testing.assert_allclose(ALiBi(8).slopes(), [2.0**-i for i in range(1, 9)])
+    assert_close(ALiBi(8).slopes(), [2.0**-i for i in range(1, 9)])
     # For 12 heads: those of 8, then every second one of 16, as in the paper's code.
     sixteen = [2.0 ** (-0.5 * i) for i in range(1, 17)]
-    np.testing.assert_allclose(ALiBi(12).slopes(), [2.0**-i for i in range(1, 9)] + sixteen[0:8:2])
+    assert_close(ALiBi(12).slopes(), [2.0**-i for i in range(1, 9)] + sixteen[0:8:2])
 
 
 def test_alibi_falls_with_the_distance_on_both_sides():
-    tile = np.asarray(ALiBi(2).tile(np.arange(2, 5), np.arange(6)))
+    tile = to_numpy(ALiBi(2).tile(np.arange(2, 5), np.arange(6)))
     distance = np.abs(np.subtract.outer(np.arange(2, 5), np.arange(6)))
-    np.testing.assert_allclose(tile[0], [-(2.0**-4) * distance, -(2.0**-8) * distance])
+    assert_close(tile[0], [-(2.0**-4) * distance, -(2.0**-8) * distance])
 
 
 def test_a_sum_is_the_sum_of_its_tiles_and_has_their_parameters():
     matrix = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     total = ExplicitBias(matrix) + ALiBi(2) + ExplicitBias(matrix[None])
     rows, columns = np.arange(1, 3), np.arange(4)
-    np.testing.assert_allclose(
-        np.asarray(total.tile(rows, columns)),
-        np.asarray(ALiBi(2).tile(rows, columns)) + 2 * matrix[rows],
+    assert_close(
+        to_numpy(total.tile(rows, columns)),
+        to_numpy(ALiBi(2).tile(rows, columns)) + 2 * matrix[rows],
         rtol=1e-6,
     )
     assert len(total.parameters) == 2

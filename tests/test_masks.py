@@ -18,26 +18,27 @@ from keras_attention.masks import (
     SlidingWindow,
     combine,
 )
+from tests.backend import assert_close, assert_equal, to_numpy
 
 
 def whole(mask, t, s, b=1, n=1):
     tile = mask.tile(np.arange(t, dtype="int32"), np.arange(s, dtype="int32"))
-    return np.broadcast_to(np.asarray(tile), (b, n, t, s))
+    return np.broadcast_to(to_numpy(tile), (b, n, t, s))
 
 
 def test_causal_allows_a_position_itself_and_those_before():
-    np.testing.assert_array_equal(whole(Causal(), 3, 4)[0, 0], np.tril(np.ones((3, 4), bool)))
+    assert_equal(whole(Causal(), 3, 4)[0, 0], np.tril(np.ones((3, 4), bool)))
 
 
 def test_a_sliding_window_reaches_one_less_than_its_size_to_each_side():
     allowed = whole(SlidingWindow(2), 5, 5)[0, 0]
-    np.testing.assert_array_equal(allowed, np.abs(np.subtract.outer(np.arange(5), np.arange(5))) < 2)
+    assert_equal(allowed, np.abs(np.subtract.outer(np.arange(5), np.arange(5))) < 2)
 
 
 def test_padding_hides_keys_or_queries():
     valid = np.array([[1, 1, 0], [1, 0, 0]])
-    np.testing.assert_array_equal(whole(Padding(valid), 2, 3, b=2)[:, 0, 0], valid.astype(bool))
-    np.testing.assert_array_equal(whole(Padding(valid, axis="query"), 3, 2, b=2)[:, 0, :, 0], valid.astype(bool))
+    assert_equal(whole(Padding(valid), 2, 3, b=2)[:, 0, 0], valid.astype(bool))
+    assert_equal(whole(Padding(valid, axis="query"), 3, 2, b=2)[:, 0, :, 0], valid.astype(bool))
 
 
 @given(st.data())
@@ -60,8 +61,8 @@ def test_a_tile_is_a_piece_of_the_whole_for_every_mask(data):
     )
     rows = np.array(data.draw(st.lists(st.integers(0, t - 1), min_size=1)), "int32")
     columns = np.array(data.draw(st.lists(st.integers(0, s - 1), min_size=1)), "int32")
-    tile = np.broadcast_to(np.asarray(mask.tile(rows, columns)), (2, 3, len(rows), len(columns)))
-    np.testing.assert_array_equal(tile, whole(mask, t, s, 2, 3)[:, :, rows][:, :, :, columns])
+    tile = np.broadcast_to(to_numpy(mask.tile(rows, columns)), (2, 3, len(rows), len(columns)))
+    assert_equal(tile, whole(mask, t, s, 2, 3)[:, :, rows][:, :, :, columns])
 
 
 @given(
@@ -86,13 +87,13 @@ def test_the_span_of_keys_leaves_nothing_out_and_never_goes_back(mask, t, s):
 
 def test_segments_attend_to_themselves_only():
     packed = np.array([[0, 0, 1, 2, 2]])
-    np.testing.assert_array_equal(whole(Segments(packed), 5, 5)[0, 0], packed[0][:, None] == packed[0])
+    assert_equal(whole(Segments(packed), 5, 5)[0, 0], packed[0][:, None] == packed[0])
 
 
 def test_a_prefix_is_seen_by_all_and_the_rest_is_causal():
     expected = np.tril(np.ones((4, 4), bool))
     expected[:, :2] = True
-    np.testing.assert_array_equal(whole(PrefixLM(2), 4, 4)[0, 0], expected)
+    assert_equal(whole(PrefixLM(2), 4, 4)[0, 0], expected)
 
 
 def test_static_masks_are_values_and_survive_serialization():
@@ -111,10 +112,10 @@ def test_a_static_mask_is_saved_in_a_functional_model(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     sample = np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32")
-    np.testing.assert_allclose(model(sample), again(sample), atol=1e-6)
+    assert_close(model(sample), again(sample), atol=1e-6)
     changed = sample.copy()
     changed[:, 3:] += 1
-    np.testing.assert_array_equal(again(sample)[:, :3], again(changed)[:, :3])
+    assert_equal(again(sample)[:, :3], again(changed)[:, :3])
 
 
 def test_a_mask_that_would_hold_a_symbolic_tensor_is_refused():

@@ -12,6 +12,8 @@ from keras_attention.layers.token_and_position_embedding import TokenAndPosition
 from keras_attention.layers.transformer_block import TransformerBlock
 from keras_attention.layers.transformer_decoder import TransformerDecoder
 from keras_attention.layers.transformer_encoder import TransformerEncoder
+from keras_attention.layers.transformer_xl import TransformerXL
+from keras_attention.layers.transformer_xl_position import TransformerXLPosition
 
 __all__ = [
     "AttentionPooling",
@@ -26,5 +28,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerDecoder",
     "TransformerEncoder",
+    "TransformerXL",
+    "TransformerXLPosition",
     "gelu_tanh",
 ]

@@ -6,6 +6,15 @@ import keras
 from keras import ops
 
 
+def sinusoids(positions, size, max_wavelength=10_000.0):
+    """The sinusoidal encoding of positions (or distances), float32 [T, D], for int [T] and D = `size`."""
+    # Angles in float32: in bfloat16 neighbouring positions beyond 256 would share one.
+    exponents = ops.arange(0, size, 2, dtype="float32") * (-math.log(max_wavelength) / size)
+    angles = ops.cast(positions, "float32")[:, None] * ops.exp(exponents)[None, :]
+    pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # [T, D / 2, 2]
+    return ops.reshape(pairs, (ops.shape(pairs)[0], 2 * pairs.shape[1]))[:, :size]
+
+
 @keras.saving.register_keras_serializable("keras_attention")
 class PositionalEncoding(keras.layers.Layer):
     """Adds the sinusoidal encoding of each position to its vector; it has no weights and fits any length.
@@ -49,13 +58,8 @@ class PositionalEncoding(keras.layers.Layer):
         pass
 
     def call(self, inputs, start_index=0):
-        length, size = ops.shape(inputs)[1], inputs.shape[-1]
-        # Angles in float32: in bfloat16 neighbouring positions beyond 256 would share one.
-        positions = ops.cast(ops.arange(length, dtype="int32") + start_index, "float32")
-        exponents = ops.arange(0, size, 2, dtype="float32") * (-math.log(self.max_wavelength) / size)
-        angles = positions[:, None] * ops.exp(exponents)[None, :]
-        encoding = ops.reshape(ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1), (length, -1))[:, :size]
-        return inputs + ops.cast(encoding, inputs.dtype)
+        positions = ops.arange(ops.shape(inputs)[1], dtype="int32") + start_index
+        return inputs + ops.cast(sinusoids(positions, inputs.shape[-1], self.max_wavelength), inputs.dtype)
 
     def compute_output_shape(self, inputs_shape, start_index_shape=None):
         return inputs_shape

@@ -103,12 +103,12 @@ class RelativePositionBias(keras.layers.Layer):
 
     def tile(self, query_positions, key_positions, embeddings):
         """The bias from the given embeddings, [num_buckets, N], which stand in for the weights."""
-        bias = ops.take(embeddings, self.buckets(query_positions, key_positions), axis=0)  # [t, s, N]
-        return ops.transpose(bias, (2, 0, 1))[None]
+        bias = ops.take(embeddings, self.buckets(query_positions, key_positions), axis=0)  # [..., t, s, N]
+        return ops.moveaxis(bias, -1, 0)[None]
 
     def buckets(self, query_positions, key_positions):
         """The bucket of each query and key, int32 [t, s]."""
-        offset = ops.cast(key_positions, "int32")[None, :] - ops.cast(query_positions, "int32")[:, None]
+        offset = ops.cast(key_positions, "int32")[..., None, :] - ops.cast(query_positions, "int32")[..., :, None]
         distance = ops.abs(offset) if self.bidirectional else ops.maximum(-offset, 0)
         bucket = ops.take(self._bucket_of_distance, ops.minimum(distance, self.max_distance), axis=0)
         if self.bidirectional:

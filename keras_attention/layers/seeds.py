@@ -11,6 +11,7 @@ def derive_seed(seed, *part):
         *part: str or int, what the part is called.
 
     Returns:
-        int, the same for the same arguments; None for None.
+        int, the same for the same arguments and no larger than an int32, which is what Keras keeps seeds in on PyTorch;
+        None for None.
     """
-    return None if seed is None else zlib.crc32(repr((seed, *part)).encode())
+    return None if seed is None else zlib.crc32(repr((seed, *part)).encode()) & 0x7FFFFFFF

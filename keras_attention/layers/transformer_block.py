@@ -1,15 +1,51 @@
 """One transformer block: attention, feed-forward, residuals and normalisation."""
 
+import inspect
+
 import keras
 from keras import initializers
 
+from keras_attention.layers.caches import BlockCache
 from keras_attention.layers.feed_forward import FeedForward, get_activation, serialize_activation
 from keras_attention.layers.keras_mask import get_keras_mask
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.rematerialize import rematerialize
 from keras_attention.layers.seeds import derive_seed
 
+# What the block itself says to its attention layers.
+_OWN_OPTIONS = ("num_heads", "key_dim", "dropout", "use_bias", "kernel_initializer", "bias_initializer", "seed")
+# What has no meaning between two sequences.
+_POSITIONAL_OPTIONS = ("position", "sliding_window")
+
 _NORMALIZATIONS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+
+
+def check_attention_options(options):
+    """The further arguments of the attention layers, from their config if they are one.
+
+    Args:
+        options: dict or None.
+
+    Returns:
+        dict.
+
+    Raises:
+        ValueError: if one of them is no argument of `MultiHeadAttention`, or one that the block itself gives.
+    """
+    options = dict(options or {})
+    known = [
+        name for name in inspect.signature(MultiHeadAttention.__init__).parameters if name not in ("self", "kwargs")
+    ]
+    known = [name for name in known if name not in (*_OWN_OPTIONS, "output_shape", "attention_axes", "value_dim")]
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"`attention_options` must be among {', '.join(known)}. Received: attention_options with {name!r}"
+            )
+    if isinstance(options.get("position"), dict):
+        # Here, once: blocks of a stack share what they are given.
+        options["position"] = keras.saving.deserialize_keras_object(options["position"])
+    return options
 
 
 def make_normalization(kind, epsilon, **kwargs):
@@ -45,6 +81,9 @@ class TransformerBlock(keras.layers.Layer):
         use_bias: bool, whether the projections have a bias.
         rematerialize: bool. In training, keep only the inputs of the block and compute the rest again in the backward
             pass: less memory for a third to a half more time.
+        attention_options: dict, further arguments of the attention layers by name, such as {"num_kv_heads": 2,
+            "position": RotaryPosition(), "sliding_window": 256, "qk_norm": True}; `MultiHeadAttention` says what there
+            is. The cross-attention has all of them but `position` and `sliding_window`.
 
     Call arguments:
         x: float [B, T, D].
@@ -53,10 +92,14 @@ class TransformerBlock(keras.layers.Layer):
         context_mask: bool [B, S], True at real positions of the context. Defaults to the mask that `context` carries.
         return_attention_scores: bool. Also return the attention weights.
         training: bool, whether dropout is on.
+        cache: what `make_cache` made or the last call returned: `x` is the next positions, and what they attend to is
+            in the cache, the context too, which is then not given.
+        memory: float [B, M, D], what came in as `x` before: it is attended to as well, but gets no gradient.
+            `memory_mask`: bool [B, M], True at real positions.
 
     Returns:
         float [B, T, D]; with `return_attention_scores`, also a dict: "self" [B, N, T, T] and, with cross-attention,
-        "cross" [B, N, T, S].
+        "cross" [B, N, T, S]; with `cache`, also the cache for the next step.
 
     Raises:
         ValueError: if D is not a multiple of `num_heads`, if `context` is missing or not wanted, or if an argument is
@@ -94,6 +137,7 @@ class TransformerBlock(keras.layers.Layer):
         normalization="layer",
         use_bias=True,
         rematerialize=False,
+        attention_options=None,
         **kwargs,
     ):
         for name, value in (("num_heads", num_heads), ("intermediate_dim", intermediate_dim)):
@@ -105,6 +149,7 @@ class TransformerBlock(keras.layers.Layer):
             raise ValueError(f"`normalization` must be 'layer' or 'rms'. Received: normalization={normalization!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1. Received: dropout={dropout!r}")
+        attention_options = check_attention_options(attention_options)
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_heads = num_heads
@@ -121,6 +166,7 @@ class TransformerBlock(keras.layers.Layer):
         self.normalization = normalization
         self.use_bias = use_bias
         self.rematerialize = rematerialize
+        self.attention_options = attention_options
 
     def build(self, x_shape, context_shape=None):
         size = x_shape[-1]
@@ -131,10 +177,12 @@ class TransformerBlock(keras.layers.Layer):
             )
         if self.cross_attention and context_shape is None:
             raise ValueError("a block with `cross_attention=True` needs a `context`. Received: context=None")
-        self.self_attention = self._attention("self_attention", x_shape, x_shape)
+        options = dict(self.attention_options)
+        self.self_attention = self._attention("self_attention", x_shape, x_shape, options)
         self.self_attention_norm = self._normalization("self_attention_norm", x_shape)
         if self.cross_attention:
-            self.context_attention = self._attention("context_attention", x_shape, context_shape)
+            options = {name: value for name, value in options.items() if name not in _POSITIONAL_OPTIONS}
+            self.context_attention = self._attention("context_attention", x_shape, context_shape, options)
             self.context_attention_norm = self._normalization("context_attention_norm", x_shape)
         self.feed_forward = FeedForward(
             self.intermediate_dim,
@@ -151,7 +199,7 @@ class TransformerBlock(keras.layers.Layer):
             self.dropout, seed=derive_seed(self.seed, "residual"), dtype=self.dtype_policy
         )
 
-    def _attention(self, name, query_shape, value_shape):
+    def _attention(self, name, query_shape, value_shape, options):
         attention = MultiHeadAttention(
             self.num_heads,
             key_dim=query_shape[-1] // self.num_heads,
@@ -162,6 +210,7 @@ class TransformerBlock(keras.layers.Layer):
             seed=derive_seed(self.seed, name),
             dtype=self.dtype_policy,
             name=name,
+            **options,
         )
         attention.build(query_shape, value_shape)
         return attention
@@ -173,6 +222,29 @@ class TransformerBlock(keras.layers.Layer):
         normalization.build(shape)
         return normalization
 
+    def make_cache(self, batch_size, max_length, context=None, context_mask=None):
+        """An empty cache for this block, to go on step by step.
+
+        Args:
+            batch_size: int or int32 scalar, B.
+            max_length: int, the most positions that the steps have together.
+            context: float [B, S, D_c], with cross-attention: it is projected now, once.
+            context_mask: bool [B, S], True at real positions. Defaults to the mask that `context` carries.
+
+        Returns:
+            `keras_attention.layers.caches.BlockCache`.
+
+        Raises:
+            ValueError: if the block has not been built, or if `context` is missing or not wanted.
+        """
+        if not self.built:
+            raise ValueError("the block must be built before it makes a cache: call it once, or `build` it.")
+        self._check_context(context)
+        cache = self.self_attention.make_cache(batch_size, max_length)
+        if context is None:
+            return BlockCache(cache)
+        return BlockCache(cache, self.context_attention.make_context_cache(context, value_mask=context_mask))
+
     def call(
         self,
         x,
@@ -181,24 +253,45 @@ class TransformerBlock(keras.layers.Layer):
         context_mask=None,
         return_attention_scores=False,
         training=None,
+        *,
+        cache=None,
+        memory=None,
+        memory_mask=None,
     ):
+        if cache is None:
+            self._check_context(context)
+        # Additions carry no mask in Keras, so the block hands the masks on itself.
+        x_mask = get_keras_mask(x)
+
+        def forward(x, context=None):
+            to_self = {
+                "value_mask": x_mask,
+                "attention_mask": attention_mask,
+                "use_causal_mask": self.causal,
+                "memory": memory,
+                "memory_mask": memory_mask,
+                "cache": None if cache is None else cache.self_attention,
+            }
+            to_context = {"value_mask": context_mask, "cache": None if cache is None else cache.context}
+            always = {"query_mask": x_mask, "return_attention_scores": return_attention_scores, "training": training}
+            return self._forward(x, context, {**always, **to_self}, {**always, **to_context}, training)
+
+        if self.rematerialize and training:
+            forward = rematerialize(forward, self._seed_generators_in_use())
+        x, scores, caches = forward(x) if context is None else forward(x, context)
+        results = [x]
+        if return_attention_scores:
+            results.append(scores)
+        if cache is not None:
+            results.append(BlockCache(**caches))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _check_context(self, context):
         if (context is not None) != self.cross_attention:
             raise ValueError(
                 f"`context` must be given if and only if `cross_attention` is True. Received: context={context!r} with "
                 f"cross_attention={self.cross_attention}"
             )
-        # Additions carry no mask in Keras, so the block hands the masks on itself.
-        x_mask = get_keras_mask(x)
-
-        def forward(x, context=None):
-            return self._forward(
-                x, context, x_mask, context_mask, attention_mask, return_attention_scores, training=training
-            )
-
-        if self.rematerialize and training:
-            forward = rematerialize(forward, self._seed_generators_in_use())
-        x, scores = forward(x) if context is None else forward(x, context)
-        return (x, scores) if return_attention_scores else x
 
     def _seed_generators_in_use(self):
         layers = [self.self_attention, self.residual_dropout]
@@ -207,34 +300,31 @@ class TransformerBlock(keras.layers.Layer):
         generators = [getattr(layer, "seed_generator", None) for layer in layers]
         return [generator for generator in generators if generator is not None]
 
-    def _forward(self, x, context, x_mask, context_mask, attention_mask, return_attention_scores, training):
-        scores = {}
+    def _forward(self, x, context, to_self, to_context, training):
+        scores, caches = {}, {}
 
-        def attend(name, attention, y, source, **arguments):
-            y = attention(
-                y,
-                source,
-                query_mask=x_mask,
-                return_attention_scores=return_attention_scores,
-                training=training,
-                **arguments,
-            )
-            if return_attention_scores:
-                y, scores[name] = y
-            return y
+        def attend(attention, y, source, arguments, name, cache_name):
+            results = attention(y, source, **arguments)
+            if arguments["return_attention_scores"]:
+                scores[name] = results[1]
+            if arguments["cache"] is not None:
+                caches[cache_name] = results[-1]
+            return results[0] if isinstance(results, tuple) else results
 
         def attend_to_self(y):
-            masks = {"value_mask": x_mask, "attention_mask": attention_mask, "use_causal_mask": self.causal}
-            return attend("self", self.self_attention, y, y, **masks)
+            arguments = to_self
+            if self.norm == "pre" and to_self["memory"] is not None:
+                arguments = {**to_self, "memory": self.self_attention_norm(to_self["memory"])}
+            return attend(self.self_attention, y, y, arguments, "self", "self_attention")
 
         def attend_to_context(y):
-            return attend("cross", self.context_attention, y, context, value_mask=context_mask)
+            return attend(self.context_attention, y, context, to_context, "cross", "context")
 
         x = self._residual(x, attend_to_self, self.self_attention_norm, training)
         if self.cross_attention:
             x = self._residual(x, attend_to_context, self.context_attention_norm, training)
         x = self._residual(x, self.feed_forward, self.feed_forward_norm, training)
-        return x, scores
+        return x, scores, caches
 
     def _residual(self, x, sublayer, normalization, training):
         if self.norm == "pre":
@@ -258,4 +348,7 @@ class TransformerBlock(keras.layers.Layer):
             "normalization": self.normalization,
             "use_bias": self.use_bias,
             "rematerialize": self.rematerialize,
+            "attention_options": {
+                name: keras.saving.serialize_keras_object(value) for name, value in self.attention_options.items()
+            },
         }

@@ -28,10 +28,12 @@ class TransformerDecoder(TransformerStack):
         context_mask: bool [B, S], True at real positions of the context. Defaults to the mask that `context` carries.
         return_attention_scores: bool. Also return the attention weights.
         training: bool, whether dropout is on.
+        cache: what `make_cache` made or the last call returned: `x` is the next positions, and what they attend to is
+            in the cache, the context too, which is then not given.
 
     Returns:
         float [B, T, D]; with `return_attention_scores`, also a list with a dict for each block: "self" [B, N, T, T]
-        and, with cross-attention, "cross" [B, N, T, S].
+        and, with cross-attention, "cross" [B, N, T, S]; with `cache`, also the cache for the next step.
 
     Raises:
         ValueError: if `num_layers` is not a positive integer, or for what `TransformerBlock` refuses.
@@ -71,6 +73,8 @@ class TransformerDecoder(TransformerStack):
         context_mask=None,
         return_attention_scores=False,
         training=None,
+        *,
+        cache=None,
     ):
         return self._apply_blocks(
             x,
@@ -79,7 +83,16 @@ class TransformerDecoder(TransformerStack):
             context_mask=context_mask,
             return_attention_scores=return_attention_scores,
             training=training,
+            cache=cache,
         )
+
+    def make_cache(self, batch_size, max_length, context=None, context_mask=None):
+        """An empty cache for all blocks, to go on step by step; arguments and errors as `TransformerBlock.make_cache`.
+
+        Returns:
+            tuple of `keras_attention.layers.caches.BlockCache`, one a block.
+        """
+        return tuple(block.make_cache(batch_size, max_length, context, context_mask) for block in self.blocks)
 
     def get_config(self):
         return {**super().get_config(), "cross_attention": self.cross_attention}

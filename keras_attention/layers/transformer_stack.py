@@ -3,7 +3,7 @@
 import keras
 
 from keras_attention.layers.seeds import derive_seed
-from keras_attention.layers.transformer_block import TransformerBlock, make_normalization
+from keras_attention.layers.transformer_block import TransformerBlock, check_attention_options, make_normalization
 
 
 class TransformerStack(keras.layers.Layer):
@@ -30,6 +30,7 @@ class TransformerStack(keras.layers.Layer):
     ):
         if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers <= 0:
             raise ValueError(f"`num_layers` must be a positive integer. Received: num_layers={num_layers!r}")
+        options = check_attention_options(block_arguments.pop("attention_options", None))
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
         self.num_layers = num_layers
@@ -41,6 +42,7 @@ class TransformerStack(keras.layers.Layer):
                 seed=derive_seed(seed, "block", i),
                 dtype=self.dtype_policy,
                 name=f"block_{i}",
+                attention_options=self._options_of_block(options),
                 **block_arguments,
             )
             for i in range(num_layers)
@@ -52,6 +54,10 @@ class TransformerStack(keras.layers.Layer):
             self.output_norm = make_normalization(
                 self.normalization, self.layer_norm_epsilon, dtype=self.dtype_policy, name="output_norm"
             )
+
+    def _options_of_block(self, attention_options):
+        """The `attention_options` of the next block, from those of the stack."""
+        return attention_options
 
     def _block_options(self):
         """The part of a block's config that is the same for all blocks and chosen by the user."""
@@ -65,16 +71,28 @@ class TransformerStack(keras.layers.Layer):
         if self.output_norm is not None:
             self.output_norm.build(x_shape)
 
-    def _apply_blocks(self, x, *arguments, return_attention_scores, training, **masks):
-        scores = []
-        for block in self.blocks:
-            x = block(x, *arguments, return_attention_scores=return_attention_scores, training=training, **masks)
+    def _apply_blocks(self, x, *arguments, return_attention_scores, training, cache=None, **masks):
+        scores, caches = [], []
+        for i, block in enumerate(self.blocks):
+            results = block(
+                x,
+                *arguments,
+                return_attention_scores=return_attention_scores,
+                training=training,
+                cache=None if cache is None else cache[i],
+                **masks,
+            )
             if return_attention_scores:
-                x, block_scores = x
-                scores.append(block_scores)
+                scores.append(results[1])
+            if cache is not None:
+                caches.append(results[-1])
+            x = results[0] if isinstance(results, tuple) else results
         if self.output_norm is not None:
             x = self.output_norm(x)
-        return (x, scores) if return_attention_scores else x
+        rest = [scores] if return_attention_scores else []
+        if cache is not None:
+            rest.append(tuple(caches))
+        return (x, *rest) if rest else x
 
     def get_config(self):
         return {

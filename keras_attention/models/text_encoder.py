@@ -157,6 +157,9 @@ class TextEncoder(keras.Model):
     def compute_mask(self, ids, previous_mask=None):
         return self.embedding.compute_mask(ids)
 
+    def compute_output_shape(self, ids_shape, token_type_ids_shape=None):
+        return (*ids_shape, self.hidden_dim)
+
     def get_config(self):
         return {
             **super().get_config(),

@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from keras_attention.layers.keras_mask import get_keras_mask
 from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.segment_embedding import SegmentEmbedding
+from tests.backend import assert_close, assert_equal, to_numpy, traced
 
 B, T, D = 2, 3, 4
 X = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
@@ -15,24 +16,24 @@ SEGMENTS = np.array([[0, 0, 1], [1, 2, 2]])
 
 def test_every_position_gets_its_own_vector():
     layer = PositionEmbedding(6)
-    np.testing.assert_allclose(layer(X), X + layer.position_embeddings.numpy()[:T], atol=1e-6)
+    assert_close(layer(X), X + layer.position_embeddings.numpy()[:T], atol=1e-6)
     assert layer.position_embeddings.shape == (6, D)
 
 
 def test_a_start_index_moves_the_positions_eager_and_traced():
     layer = PositionEmbedding(6)
-    expected = X + layer(np.zeros((1, 6, D), "float32"))[:, 2 : 2 + T]
-    np.testing.assert_allclose(layer(X, start_index=2), expected, atol=1e-6)
-    traced = tf.function(lambda x, start: layer(x, start_index=start))
-    np.testing.assert_allclose(traced(X, tf.constant(2)), expected, atol=1e-6)
+    expected = X + to_numpy(layer(np.zeros((1, 6, D), "float32")))[:, 2 : 2 + T]
+    assert_close(layer(X, start_index=2), expected, atol=1e-6)
+    moved = traced(lambda x, start: layer(x, start_index=start))
+    assert_close(moved(keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(2)), expected, atol=1e-6)
 
 
 def test_every_segment_gets_its_own_vector_and_all_is_segment_0_by_default():
     layer = SegmentEmbedding(3)
     got = layer(X, SEGMENTS)
     table = layer.segment_embeddings.numpy()
-    np.testing.assert_allclose(got, X + table[SEGMENTS], atol=1e-6)
-    np.testing.assert_allclose(layer(X), X + table[0], atol=1e-6)
+    assert_close(got, X + table[SEGMENTS], atol=1e-6)
+    assert_close(layer(X), X + table[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
@@ -46,10 +47,10 @@ def test_a_model_of_both_saves_loads_and_keeps_its_mask(dtype, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     sample = [np.array([[3, 4, 0], [5, 0, 0]]), SEGMENTS]
-    output = np.asarray(keras.ops.cast(model(sample), "float32"))
+    output = to_numpy(model(sample))
     assert np.all(np.isfinite(output))
-    np.testing.assert_array_equal(output, keras.ops.cast(again(sample), "float32"))
-    np.testing.assert_array_equal(again(sample)._keras_mask, sample[0] != 0)
+    assert_equal(output, again(sample))
+    assert_equal(get_keras_mask(again(sample)), sample[0] != 0)
     (positions,) = (layer for layer in again.layers if isinstance(layer, PositionEmbedding))
     assert (positions.sequence_length, again.layers[-1].num_segments) == (6, 3)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_attention.layers.rotary_position import RotaryPosition
+from tests.backend import assert_close, assert_equal, to_numpy
 
 B, T, N, H = 2, 6, 3, 8
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def test_rotation_is_multiplication_with_complex_numbers(interleaved, positions)
     x = heads()
     got = RotaryPosition(interleaved=interleaved).rotate(x, positions.astype("int32"))
     expected = turned_as_complex_numbers(x, positions, plain_frequencies(H), interleaved)
-    np.testing.assert_allclose(got, expected, atol=3e-3 if positions.max() > 100 else 1e-5)
+    assert_close(got, expected, atol=3e-3 if positions.max() > 100 else 1e-5)
 
 
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half-split", "interleaved"])
@@ -45,8 +46,8 @@ def test_features_beyond_rotary_dim_pass_untouched(interleaved):
     x = heads()
     got = RotaryPosition(rotary_dim=4, interleaved=interleaved).rotate(x, np.arange(T))
     expected = turned_as_complex_numbers(x[..., :4], np.arange(T), plain_frequencies(4), interleaved)
-    np.testing.assert_allclose(got[..., :4], expected, atol=1e-5)
-    np.testing.assert_array_equal(got[..., 4:], x[..., 4:])
+    assert_close(got[..., :4], expected, atol=1e-5)
+    assert_equal(got[..., 4:], x[..., 4:])
 
 
 @pytest.mark.parametrize("scaling", [None, "linear", "ntk", "yarn"])
@@ -60,7 +61,7 @@ def test_inner_products_depend_on_the_distance_only(scaling, interleaved):
 
     def product(query_position, key_position):
         turned = rotary.rotate(query, np.array([query_position])), rotary.rotate(key, np.array([key_position]))
-        return float(np.sum(np.asarray(turned[0]) * np.asarray(turned[1])))
+        return float(np.sum(to_numpy(turned[0]) * to_numpy(turned[1])))
 
     for distance in (0, 3, -11):
         expected = product(20, 20 + distance)
@@ -71,16 +72,16 @@ def test_inner_products_depend_on_the_distance_only(scaling, interleaved):
 def test_linear_scaling_is_the_rotation_at_positions_divided_by_the_factor():
     x = heads()
     got = RotaryPosition(scaling="linear", factor=4.0).rotate(x, 4 * np.arange(T))
-    np.testing.assert_allclose(got, RotaryPosition().rotate(x, np.arange(T)), atol=1e-5)
+    assert_close(got, RotaryPosition().rotate(x, np.arange(T)), atol=1e-5)
 
 
 def test_ntk_scaling_is_the_changed_base():
     base = 10_000.0 * 8.0 ** (H / (H - 2))
     got = RotaryPosition(scaling="ntk", factor=8.0).frequencies(H)
-    np.testing.assert_allclose(got, plain_frequencies(H, base), rtol=1e-9)
+    assert_close(got, plain_frequencies(H, base), rtol=1e-9)
     assert got[0] == 1
     assert got[-1] == pytest.approx(plain_frequencies(H)[-1] / 8)
-    np.testing.assert_array_equal(RotaryPosition(scaling="ntk", factor=8.0).frequencies(2), [1.0])
+    assert_equal(RotaryPosition(scaling="ntk", factor=8.0).frequencies(2), [1.0])
 
 
 def test_yarn_is_the_formula_of_its_code():
@@ -93,7 +94,7 @@ def test_yarn_is_the_formula_of_its_code():
         kept = 1 - min(max((i - first) / (last - first), 0), 1)
         theta = 1 / base ** (2 * i / size)
         expected.append(theta / factor * (1 - kept) + theta * kept)
-    np.testing.assert_allclose(rotary.frequencies(size), expected, rtol=1e-9)
+    assert_close(rotary.frequencies(size), expected, rtol=1e-9)
     assert rotary.attention_scale == pytest.approx((0.1 * math.log(16) + 1) ** 2)
 
 
@@ -103,19 +104,19 @@ def test_yarn_keeps_what_turns_often_and_slows_what_hardly_turns():
     plain = np.array(plain_frequencies(size))
     turns = length * plain / (2 * math.pi)
     step = plain[0] / plain[1]  # the ramp's ends are rounded to whole pairs
-    np.testing.assert_allclose(got[turns > 32 * step], plain[turns > 32 * step])
-    np.testing.assert_allclose(got[turns < 1 / step], plain[turns < 1 / step] / factor)
+    assert_close(got[turns > 32 * step], plain[turns > 32 * step])
+    assert_close(got[turns < 1 / step], plain[turns < 1 / step] / factor)
     assert np.all(np.diff(got) < 0)
 
 
 @pytest.mark.parametrize("arguments", [{"scaling": "linear"}, {"scaling": "ntk"}], ids=str)
 def test_factor_one_is_the_plain_rotation(arguments):
-    np.testing.assert_array_equal(RotaryPosition(**arguments).frequencies(H), RotaryPosition().frequencies(H))
+    assert_equal(RotaryPosition(**arguments).frequencies(H), RotaryPosition().frequencies(H))
 
 
 def test_yarn_with_factor_one_is_the_plain_rotation():
     yarn = RotaryPosition(scaling="yarn", factor=1.0, original_length=64)
-    np.testing.assert_allclose(yarn.frequencies(H), RotaryPosition().frequencies(H), rtol=1e-12)
+    assert_close(yarn.frequencies(H), RotaryPosition().frequencies(H), rtol=1e-12)
     assert yarn.attention_scale == RotaryPosition().attention_scale == 1
 
 
@@ -125,8 +126,8 @@ def test_half_precision_turns_by_float32_angles(dtype):
     positions = np.arange(T) + 1001
     got = RotaryPosition().rotate(x, positions)
     assert keras.backend.standardize_dtype(got.dtype) == dtype
-    exact = turned_as_complex_numbers(np.asarray(keras.ops.cast(x, "float32")), positions, plain_frequencies(H), False)
-    np.testing.assert_allclose(keras.ops.cast(got, "float32"), exact, atol=0.02)
+    exact = turned_as_complex_numbers(to_numpy(x), positions, plain_frequencies(H), False)
+    assert_close(got, exact, atol=0.02)
 
 
 def test_a_functional_model_has_the_real_shapes_and_saves(tmp_path):
@@ -148,7 +149,7 @@ def test_a_functional_model_has_the_real_shapes_and_saves(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     sample = heads()
-    np.testing.assert_array_equal(model(sample), again(sample))
+    assert_equal(model(sample), again(sample))
     assert again.layers[-1].position == model.layers[-1].position
 
 

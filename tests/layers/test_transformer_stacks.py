@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from keras_attention.layers import TransformerBlock
+from keras_attention.layers.keras_mask import get_keras_mask
 from keras_attention.layers.transformer_decoder import TransformerDecoder
 from keras_attention.layers.transformer_encoder import TransformerEncoder
+from tests.backend import assert_close, assert_equal, difference
 
 B, T, S, D = 2, 5, 7, 16
 OPTIONS = {
@@ -39,7 +41,7 @@ def test_a_stack_is_its_blocks_in_a_row_and_a_last_norm_for_pre(norm, normalizat
         expected = block(expected, context)
     if norm == "pre":
         expected = decoder.output_norm(expected)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert_close(got, expected, atol=1e-5)
     assert (decoder.output_norm is None) == (norm == "post")
 
 
@@ -48,10 +50,10 @@ def test_an_encoder_looks_both_ways_and_a_decoder_only_back():
     changed = x.copy()
     changed[:, 3:] += 1
     encoder, decoder = TransformerEncoder(2, 4, 32), TransformerDecoder(2, 4, 32)
-    assert np.abs(encoder(x)[:, :3] - encoder(changed)[:, :3]).max() > 1e-3
-    np.testing.assert_allclose(decoder(x)[:, :3], decoder(changed)[:, :3], atol=1e-6)
+    assert difference(encoder(x)[:, :3], encoder(changed)[:, :3]) > 1e-3
+    assert_close(decoder(x)[:, :3], decoder(changed)[:, :3], atol=1e-6)
     only_itself = np.eye(T)
-    np.testing.assert_allclose(
+    assert_close(
         encoder(x, attention_mask=only_itself)[:, :3], encoder(changed, attention_mask=only_itself)[:, :3], atol=1e-6
     )
 
@@ -68,8 +70,8 @@ def test_padding_never_changes_the_states_of_real_tokens_at_any_depth(norm, norm
         if len(weight.shape) > 1:
             weight.assign(np.random.default_rng(i).normal(scale=0.6, size=weight.shape))
     alone, padded = model(np.array([[1, 2, 3]])), model(np.array([[1, 2, 3, 0, 0, 0]]))
-    np.testing.assert_allclose(alone, padded[:, :3], atol=2e-5)
-    np.testing.assert_array_equal(padded._keras_mask, [[True, True, True, False, False, False]])
+    assert_close(alone, padded[:, :3], atol=2e-5)
+    assert_equal(get_keras_mask(padded), [[True, True, True, False, False, False]])
 
 
 def test_a_context_mask_reaches_every_block():
@@ -78,9 +80,7 @@ def test_a_context_mask_reaches_every_block():
     changed = context.copy()
     changed[:, 4:] = 9
     mask = np.arange(S)[None] < 4
-    np.testing.assert_allclose(
-        decoder(x, context, context_mask=mask), decoder(x, changed, context_mask=mask), atol=1e-6
-    )
+    assert_close(decoder(x, context, context_mask=mask), decoder(x, changed, context_mask=mask), atol=1e-6)
 
 
 def test_scores_are_returned_for_every_block_with_the_symbolic_shapes():
@@ -112,7 +112,7 @@ def test_both_train_save_and_load_with_every_option(dtype, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     sample = sequence(B, T, D)
-    np.testing.assert_array_equal(keras.ops.cast(model(sample), "float32"), keras.ops.cast(again(sample), "float32"))
+    assert_equal(keras.ops.cast(model(sample), "float32"), keras.ops.cast(again(sample), "float32"))
     for layer in again.layers[1:]:
         assert {name: getattr(layer, name) for name in OPTIONS} == OPTIONS
         assert (layer.num_layers, layer.num_heads, layer.intermediate_dim) == (2, 4, 32)
@@ -124,7 +124,7 @@ def test_with_a_seed_a_stack_is_repeatable_and_its_blocks_drop_different_values(
     first, second = (TransformerEncoder(2, 4, 32, dropout=0.3, seed=11) for _ in range(2))
     first(x), second(x)
     second.set_weights(first.get_weights())
-    np.testing.assert_array_equal(first(x, training=True), second(x, training=True))
+    assert_equal(first(x, training=True), second(x, training=True))
     assert first.blocks[0].seed != first.blocks[1].seed
 
 

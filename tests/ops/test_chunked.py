@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_attention import biases, masks
-from keras_attention.ops import chunked, dot_product_attention
+from keras_attention.ops import chunked_tile, dot_product_attention
+from tests.backend import tensorflow_only
+
+pytestmark = tensorflow_only("the tiles are")
 
 B, T, S, N, H, V = 2, 13, 17, 4, 3, 5
 RNG = np.random.default_rng(0)
@@ -50,7 +53,7 @@ BIASES = {
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """So many scores a tile that these short sequences have several."""
-    monkeypatch.setattr(chunked, "TILE_ELEMENTS", 200)
+    monkeypatch.setattr(chunked_tile, "TILE_ELEMENTS", 200)
 
 
 def tensors(kv_heads, dtype="float64", seed=0):
@@ -109,7 +112,7 @@ def test_any_length_in_tiles_of_any_size_equals_the_dense_one(b, t, s, elements,
     mask = {"none": None, "causal": masks.Causal(), "window": masks.SlidingWindow(2)}[mask]
     results = []
     for implementation in ("dense", "chunked"):
-        chunked.TILE_ELEMENTS = elements
+        chunked_tile.TILE_ELEMENTS = elements
         with tf.GradientTape() as tape:
             tape.watch([query, key])
             output = dot_product_attention(query, key, key, mask=mask, implementation=implementation)
@@ -182,7 +185,7 @@ def test_dropout_is_the_same_twice_with_a_seed_and_its_gradient_belongs_to_its_o
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(rate, monkeypatch):
-    monkeypatch.setattr(chunked, "TILE_ELEMENTS", 5000)
+    monkeypatch.setattr(chunked_tile, "TILE_ELEMENTS", 5000)
     query = tf.zeros((1, 100, 2, 4))
     ones = tf.ones((1, 300, 2, 1))
     output = dot_product_attention(
