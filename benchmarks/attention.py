@@ -15,11 +15,12 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from benchmarks.interleaved import seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,6 @@ def make_step(which, case):
     return run
 
 
-def timed(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def peak_kibibytes():
     """This process's peak resident size. (`ru_maxrss` would begin with the size of the process that started it.)"""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -132,11 +127,11 @@ def main():
     for name in config.cases or CASES:
         case = CASES[name]
         runs = {which: make_step(which, case) for which in (("keras", "ours") if case.keras else ("ours",))}
-        first = {which: timed(run) for which, run in runs.items()}
+        first = {which: seconds(run) for which, run in runs.items()}
         times = {which: [] for which in runs}
         for _ in range(config.pairs):
             for which, run in runs.items():
-                times[which].append(timed(run))
+                times[which].append(seconds(run))
         medians = {which: statistics.median(values) for which, values in times.items()}
         ratio = f"{medians['ours'] / medians['keras']:.2f}" if case.keras else "-"
         theirs = f"{medians['keras']:.4f}" if case.keras else "-"

@@ -39,6 +39,8 @@ def to_numpy(x):
     """A tensor, variable or structure of equal ones as a numpy array: small floats as float32, which numpy knows."""
     if isinstance(x, (list, tuple)):
         return np.array([to_numpy(item) for item in x])
+    if "bfloat16" in str(getattr(x, "dtype", "")):  # a scalar of it becomes no array on TensorFlow
+        x = keras.ops.cast(x, "float32")
     array = x if isinstance(x, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(x))
     is_known = array.dtype.kind in "biuOUS" or array.dtype in (np.float32, np.float64)
     return array if is_known else array.astype("float32")

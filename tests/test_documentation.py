@@ -17,7 +17,7 @@ import keras_attention.text
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [keras_attention.layers, keras_attention.models, keras_attention.ops, keras_attention.text]
-MODULES = ["keras_attention.masks", "keras_attention.biases"]
+MODULES = ["keras_attention.masks", "keras_attention.biases", "keras_attention.conformance"]
 MODULES += [f"{p.__name__}.{module.name}" for p in PACKAGES for module in pkgutil.iter_modules(p.__path__)]
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_attention.layers import MultiHeadAttention
@@ -41,6 +41,7 @@ def test_padding_hides_keys_or_queries():
     assert_equal(whole(Padding(valid, axis="query"), 3, 2, b=2)[:, 0, :, 0], valid.astype(bool))
 
 
+@settings(deadline=None)  # JAX compiles every shape that it meets
 @given(st.data())
 def test_a_tile_is_a_piece_of_the_whole_for_every_mask(data):
     t, s = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
@@ -65,6 +66,7 @@ def test_a_tile_is_a_piece_of_the_whole_for_every_mask(data):
     assert_equal(tile, whole(mask, t, s, 2, 3)[:, :, rows][:, :, :, columns])
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(
         [Causal(), SlidingWindow(3), PrefixLM(4), Causal() & SlidingWindow(2), PrefixLM(2) & SlidingWindow(5)]

@@ -84,7 +84,7 @@ class TransformerXL(TransformerStack):
         self.memory_length = memory_length
 
     def _options_of_block(self, attention_options):
-        return {**attention_options, "position": TransformerXLPosition()}
+        return {**attention_options, "position": TransformerXLPosition(dtype=self.dtype_policy)}
 
     def build(self, x_shape):
         self._size = x_shape[-1]

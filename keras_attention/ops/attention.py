@@ -190,7 +190,9 @@ def elements_of(a, batch):
 def _can_fuse(a):
     """Whether the backend's own attention computes the same."""
     plain = a.bias is None and a.soft_cap is None and a.additive is None and a.sinks is None and not a.dropout
-    return plain and a.query.shape[-1] == a.value.shape[-1]
+    # Keras's operation computes float64 in float32.
+    exact = keras.backend.standardize_dtype(a.query.dtype) != "float64"
+    return plain and exact and a.query.shape[-1] == a.value.shape[-1]
 
 
 def _fused_attention(a):

@@ -45,7 +45,9 @@ def attention_weights(arguments, queries, keys, rows, columns):
     exact = "float64" if dtype == "float64" else "float32"
     queries, keys = ops.cast(queries, exact), ops.cast(keys, exact)
     if a.additive is None:
-        scores = ops.matmul(queries * a.scale, keys)
+        tiles = "g" * (len(queries.shape) - 4)
+        # Not `matmul`, which Keras computes in float32 on PyTorch.
+        scores = ops.einsum(f"bn{tiles}th,bn{tiles}hs->bn{tiles}ts", queries * a.scale, keys)
     else:
         scores = additive_scores(queries, keys, a.additive) * a.scale
     if a.soft_cap is not None:

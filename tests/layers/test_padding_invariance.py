@@ -148,7 +148,10 @@ def exported(models, tmp_path_factory):
 
 def error(run):
     """max |states of the real tokens alone - beside padding|"""
-    return float(difference(to_numpy(run(ALONE)), to_numpy(run(PADDED))[:, :3]))
+    alone = to_numpy(run(ALONE))
+    # Elsewhere than on TensorFlow, where equal rows give equal sums, in units of the states: some are in the thousands.
+    unit = 1.0 if keras.backend.backend() == "tensorflow" else max(1.0, np.abs(alone).max())
+    return float(difference(alone, to_numpy(run(PADDED))[:, :3])) / unit
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -206,7 +206,10 @@ def test_rematerialising_computes_the_block_again_in_fit_and_learns_the_same(mon
         return [weight.numpy() for weight in model.trainable_weights], len(calls)
 
     (plain, once), (recomputed, twice) = trained(False), trained(True)
-    assert twice == 2 * once
+    if keras.backend.backend() == "tensorflow":
+        assert twice == 2 * once
+    elif keras.backend.backend() == "torch":
+        assert twice == once + 2  # both count the symbolic calls that come before the step, too
     for a, b in zip(plain, recomputed, strict=True):
         assert_close(a, b, atol=1e-6)
 
