@@ -38,7 +38,7 @@ def test_every_public_name_has_an_example():
     assert not without
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "keras_attention/layers/README.md"])
 def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
     assert blocks

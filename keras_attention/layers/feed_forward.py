@@ -1,7 +1,7 @@
 """The position-wise feed-forward network of a transformer."""
 
 import keras
-from keras import activations, initializers
+from keras import activations, initializers, ops
 
 # Names of the gated forms, and the activation of their gate.
 _GATED = {"swiglu": "silu", "geglu": "gelu"}
@@ -116,10 +116,13 @@ class FeedForward(keras.layers.Layer):
         return dense
 
     def call(self, inputs, training=None):
-        hidden = self.intermediate_dense(inputs)
+        # As one matrix, whose product TensorFlow computes together with bias and activation.
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        hidden = self.intermediate_dense(rows)
         if self.gate_dense is not None:
-            hidden = self.gate_dense(inputs) * hidden
-        return self.output_dense(self.dropout_layer(hidden, training=training))
+            hidden = self.gate_dense(rows) * hidden
+        output = self.output_dense(self.dropout_layer(hidden, training=training))
+        return ops.reshape(output, ops.shape(inputs))
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape

@@ -178,7 +178,7 @@ def test_rematerialising_changes_neither_the_result_nor_the_gradients_with_dropo
     recomputed.set_weights(plain.get_weights())
     loss, gradients = step(plain, arguments, traced, jit_compile)
     again_loss, again_gradients = step(recomputed, arguments, traced, jit_compile)
-    assert_close(loss, again_loss, rtol=1e-5)
+    assert_close(loss, again_loss, rtol=1e-5, atol=1e-5)
     for a, b in zip(gradients, again_gradients, strict=True):
         assert_close(a, b, atol=1e-5)
     if keras.backend.backend() != "jax":  # there a step leaves no state behind
