@@ -406,7 +406,7 @@ class MultiHeadAttention(keras.layers.Layer):
             seed=self.seed_generator,
             return_attention_scores=return_attention_scores,
             top_scores=top_scores,
-            implementation="dense" if return_attention_scores else self.implementation,
+            implementation=self._implementation(return_attention_scores, positional),
         )
         heads, *rest = results if isinstance(results, tuple) else (results,)
         heads = axes.unfold(heads, like=query)
@@ -420,6 +420,13 @@ class MultiHeadAttention(keras.layers.Layer):
         if cache is not None:
             rest.append(cache)
         return (output, *rest) if rest else output
+
+    def _implementation(self, return_attention_scores, positional):
+        if return_attention_scores:
+            return "dense"
+        # A step with a cache has few queries at positions of their own: no blocks of a window.
+        stepping = isinstance(positional, masks.Shifted)
+        return "auto" if self.implementation == "windowed" and stepping else self.implementation
 
     def _earlier(self, query, key, value, of_sources, cache, memory, memory_mask):
         """What is attended to besides this call's own positions: (Attended, the first query's position, next cache)."""

@@ -31,6 +31,7 @@ OPTIONS = {
     "grouped heads": lambda: {"num_kv_heads": 2},
     "multi-query": lambda: {"num_kv_heads": 1},
     "window": lambda: {"sliding_window": 4},
+    "window in blocks": lambda: {"sliding_window": 4, "implementation": "windowed"},
     "window of one": lambda: {"sliding_window": 1},
     "window longer than the text": lambda: {"sliding_window": 40},
     "rotary": lambda: {"position": RotaryPosition()},
