@@ -4,8 +4,8 @@
     python -m benchmarks.blocks [--rounds 30] [--batch 32] [--length 128]
 
 D=256, 8 heads, feed-forward 1024 with ReLU, post-norm, float32, no dropout. "forward" is inference, "step" the forward
-and backward pass to the input and all weights; TensorFlow in one tf.function, PyTorch eager as its users run it. Medians
-over rounds in which all competitors are called in turn, in one process; the ratio is ours to the competitor's.
+and backward pass to the input and all weights; TensorFlow in one tf.function, PyTorch eager as its users run it. Times
+are medians over rounds in which all competitors are called in turn, in one process; the ratio is ours to theirs.
 """
 
 import dataclasses

@@ -106,7 +106,8 @@ class ALiBi(Specification, Bias):
         return geometric(power) + geometric(2 * power)[::2][: self.num_heads - power]
 
     def tile(self, rows, columns):
-        distance = ops.cast(ops.abs(rows[..., :, None] - columns[..., None, :]), "float32")
+        rows, columns = ops.cast(rows, "float32"), ops.cast(columns, "float32")
+        distance = ops.abs(rows[..., :, None] - columns[..., None, :])
         slopes = ops.reshape(ops.convert_to_tensor(self.slopes(), "float32"), (1, -1, *[1] * len(distance.shape)))
         return -slopes * distance
 

@@ -73,6 +73,8 @@ def assert_same(theirs, ours, query, value, key=None, **call):
 )
 @pytest.mark.parametrize("with_key", [False, True], ids=["value as key", "own key"])
 def test_outputs_scores_and_gradients_equal_keras_for_every_argument(arguments, with_key):
+    if "value_dim" in arguments and keras.backend.backend() == "jax":
+        pytest.skip("Keras's own layer fails on JAX where value_dim is not key_dim")
     query, value = sequence(B, T, D), sequence(B, S, 10)
     key = sequence(B, S, 8) if with_key else None
     theirs, ours = pair(query, value, key, **arguments)

@@ -76,7 +76,7 @@ def test_gradients_and_the_compiled_function_equal_the_dense_ones():
         results.append([value, *gradients])
         assert_close(compiled(loss)(*[ops.convert_to_tensor(x) for x in arrays]), value, rtol=1e-5)
     for a, b in zip(*results, strict=True):
-        assert_close(a, b, atol=1e-5)
+        assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_repeatable_and_keeps_the_expectation():
