@@ -28,7 +28,7 @@ _Verb = (
     Annotated[
         ServerConfig,
         tyro.conf.subcommand(
-            "serve", description="Serve a SavedModel over gRPC, with TensorFlow Serving's protocol and flags."
+            "serve", description="Serve SavedModels over gRPC and REST, with TensorFlow Serving's protocol and flags."
         ),
     ]
     | Annotated[

@@ -33,7 +33,8 @@ def test_help_of_serve_names_the_flags_as_tensorflow_serving_does():
         model_base_path model_name model_config_file model_config_file_poll_wait_seconds port host grpc_socket_path
         grpc_channel_arguments ssl_config_file file_system_poll_wait_seconds max_num_load_retries
         load_retry_interval_micros allow_version_labels_for_unavailable_models enable_model_warmup enable_batching
-        batching_parameters_file
+        num_workers batching_parameters_file rest_api_port rest_api_timeout_in_ms rest_api_enable_cors_support
+        monitoring_config_file
     """
     for flag in flags.split():
         assert f"--{flag}" in done.stdout.replace("--no-enable_model_warmup", "--enable_model_warmup")
@@ -45,11 +46,22 @@ def test_help_of_serve_names_the_flags_as_tensorflow_serving_does():
         ["sing"],
         ["serve"],
         ["serve", "--model_base_path=.", "--port=99999"],
+        ["serve", "--model_base_path=.", "--port=8500", "--rest_api_port=8500"],
+        ["serve", "--model_base_path=.", "--num_workers=0"],
         ["serve", "--model_base_path=.", "--batching_parameters_file=b"],
         ["serve", "--model_base_path=.", "--grpc_channel_arguments=grpc.max_receive_message_length"],
         ["verify"],
     ],
-    ids=["unknown verb", "missing flag", "impossible port", "parameters without batching", "no value", "missing path"],
+    ids=[
+        "unknown verb",
+        "missing flag",
+        "impossible port",
+        "one port",
+        "no workers",
+        "parameters without batching",
+        "no value",
+        "missing path",
+    ],
 )
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments):
     assert run(*arguments).returncode == 2
@@ -62,14 +74,22 @@ def test_a_base_path_that_does_not_exist_is_one_line_and_exit_code_1(tmp_path):
     assert done.stderr == f"keras-attention: the base path {missing} does not exist or is no folder\n"
 
 
-@pytest.mark.parametrize("flag", ["--model_base_path", "--model-base-path"])
-def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path, flag):
+@pytest.mark.parametrize(
+    ("flag", "flags"),
+    [
+        ("--model_base_path", "--port"),
+        ("--model-base-path", "--port=0 --rest_api_port"),
+        ("--model_base_path", "--num_workers=2 --port"),
+        ("--model_base_path", "--num_workers=2 --port=0 --rest_api_port"),
+    ],
+)
+def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path, flag, flags):
     with socket.socket() as other_server:
         other_server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other_server.bind(("127.0.0.1", 0))
         other_server.listen()
         port = other_server.getsockname()[1]
-        done = run("serve", f"{flag}={tmp_path}", f"--port={port}")
+        done = run("serve", f"{flag}={tmp_path}", *f"{flags}={port}".split())
     assert done.returncode == 1
     assert done.stderr == f"keras-attention: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
@@ -88,6 +108,11 @@ STABLE = MODEL % "version_labels { key: 'stable' value: 1 }"
             "model_config_file",
             f"model_config_list {{ {STABLE} }}",
             "{path}: Request to assign label to version 1 of model m, which is not currently available for inference",
+        ),
+        (
+            "monitoring_config_file",
+            "prometheus_config { on: true }",
+            "Invalid protobuf file: '{path}' is no MonitoringConfig: 1:21 : ",
         ),
         ("ssl_config_file", "server_key: 1", "Invalid protobuf file: '{path}' is no SSLConfig: 1:13 : "),
         (

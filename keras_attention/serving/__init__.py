@@ -6,10 +6,12 @@ Each name is imported when it is first used: a client needs no Keras, and a veri
 import importlib
 
 _HOMES = {
+    "AsyncClient": "client",
     "Client": "client",
     "ExportError": "export_checks",
     "ServingError": "errors",
     "ServingFunction": "exporter",
+    "Tls": "client",
     "VerificationError": "verification",
     "VerificationReport": "verification",
     "export": "exporter",

@@ -19,6 +19,7 @@ import grpc
 from keras_attention.serving.batch_assembly import Arrays, NotByRowError, merge, row_shapes, split
 from keras_attention.serving.batching_options import BatchingOptions
 from keras_attention.serving.errors import ServingError, invalid_argument
+from keras_attention.serving.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -46,14 +47,20 @@ class BatchQueue:
         in_thread: calls a function with its arguments in a thread. Such a call goes on when the callers of its requests
             have gone.
         options: how to merge, and how much may wait.
+        metrics: what is counted and measured; None for nothing.
     """
 
     def __init__(
-        self, run: Callable[[Arrays], Arrays], in_thread: Callable[..., Awaitable[list]], options: BatchingOptions
+        self,
+        run: Callable[[Arrays], Arrays],
+        in_thread: Callable[..., Awaitable[list]],
+        options: BatchingOptions,
+        metrics: Metrics | None = None,
     ):
         self._run = run
         self._in_thread = in_thread
         self._options = options
+        self._metrics = metrics
         self._waiting: deque[_Request] = deque()
         self._waiting_rows = 0
         self._full_batch = asyncio.Event()
@@ -129,6 +136,10 @@ class BatchQueue:
                 batch = self._next_batch()
                 if not batch:
                     continue
+                if self._metrics:
+                    now = time.monotonic()
+                    rows = self._options.filled(sum(request.rows for request in batch))
+                    self._metrics.record_batch((now - request.arrival for request in batch), rows)
                 try:
                     results = await self._in_thread(self._run_batch, batch)
                 except Exception as error:  # no thread takes it any more

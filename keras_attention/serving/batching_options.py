@@ -28,6 +28,7 @@ class BatchingOptions:
         pad_variable_length_inputs: whether requests with rows of different sizes are padded and merged.
         rejects_large_requests: whether a request of more than `max_batch_size` rows is refused, as TensorFlow Serving
             does when it batches; otherwise it runs by itself.
+        thread_pool_name: what the metrics call the threads that run batches.
     """
 
     max_batch_size: int = 32
@@ -37,6 +38,7 @@ class BatchingOptions:
     allowed_batch_sizes: Sequence[int] = ()
     pad_variable_length_inputs: bool = False
     rejects_large_requests: bool = False
+    thread_pool_name: str = "model_server_batch_threads"
 
     def filled(self, rows: int) -> int:
         """The number of rows that a batch of `rows` is run with: the next allowed size, if sizes are prescribed.
@@ -78,6 +80,7 @@ def read_batching_options(path: Path | None) -> BatchingOptions:
         allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
         pad_variable_length_inputs=parameters.pad_variable_length_inputs,
         rejects_large_requests=True,
+        thread_pool_name=parameters.thread_pool_name.value or BatchingOptions.thread_pool_name,
     )
     _check_allowed_sizes(options, path)
     return options

@@ -17,6 +17,11 @@ class ServerConfig:
         model_config_file_poll_wait_seconds: Seconds between two looks at the model config file, whose changes then come
             into force; 0 never looks again.
         port: The gRPC port; 0 takes a free one.
+        rest_api_port: The port of the REST API; 0 for no REST API.
+        rest_api_timeout_in_ms: Milliseconds that an answer of the REST API may take; 0 for as long as it takes.
+        rest_api_enable_cors_support: Let browsers ask the REST API from pages of other servers.
+        monitoring_config_file: Count and measure, and show it to Prometheus on the REST port, as this file says: a
+            MonitoringConfig in protobuf's text format, such as prometheus_config { enable: true }.
         host: The address to listen on. 0.0.0.0 makes the server reachable from other machines.
         grpc_socket_path: Listen for gRPC on this UNIX socket too.
         grpc_channel_arguments: Settings of gRPC: key=value, separated by commas, such as
@@ -35,9 +40,14 @@ class ServerConfig:
         batching_parameters_file: A BatchingParameters in protobuf's text format.
         max_batch_size: The most rows that are merged into one run from requests that wait, without enable_batching;
             1 turns merging off.
-        tensorflow_intra_op_parallelism: Threads inside one operation; 0 lets TensorFlow decide. 1 is often fastest
-            for a small model under many requests.
-        tensorflow_inter_op_parallelism: Operations at the same time; 0 lets TensorFlow decide.
+        num_workers: Processes that serve together as one, on the same ports; our own flag. Each loads every model. A
+            gRPC channel has one connection and so one worker at a time: a client that is to keep several busy opens
+            several channels, each with the argument grpc.use_local_subchannel_pool=1. Every five seconds, or as
+            grpc.max_connection_age_ms says, a channel is moved to any of them. The UNIX socket is the first one's.
+        tensorflow_intra_op_parallelism: Threads inside one operation; 0 for half of the cores, shared by the workers,
+            and at least 1, which is fastest for a small model under many requests.
+        tensorflow_inter_op_parallelism: Operations at the same time; 0 or -1 to run those of a batch one by one in its
+            own thread.
     """
 
     model_base_path: Path | None = None
@@ -45,6 +55,10 @@ class ServerConfig:
     model_config_file: Path | None = None
     model_config_file_poll_wait_seconds: float = 0.0
     port: int = 8500
+    rest_api_port: int = 0
+    rest_api_timeout_in_ms: int = 30000
+    rest_api_enable_cors_support: bool = False
+    monitoring_config_file: Path | None = None
     host: str = "127.0.0.1"
     grpc_socket_path: Path | None = None
     grpc_channel_arguments: str = ""
@@ -57,6 +71,7 @@ class ServerConfig:
     enable_batching: bool = False
     batching_parameters_file: Path | None = None
     max_batch_size: int = 32
+    num_workers: int = 1
     tensorflow_intra_op_parallelism: int = 0
     tensorflow_inter_op_parallelism: int = 0
 
@@ -65,21 +80,30 @@ class ServerConfig:
             raise ValueError("give model_base_path or model_config_file: both are empty")
         if not self.model_name:
             raise ValueError("model_name must not be empty")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be from 0 to 65535. Received: {self.port}")
+        for name in ("port", "rest_api_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name} must be from 0 to 65535. Received: {getattr(self, name)}")
+        if self.port and self.port == self.rest_api_port:
+            raise ValueError(f"port and rest_api_port must not be the same. Received: {self.port}")
         if self.max_batch_size < 1:
             raise ValueError(f"max_batch_size must be at least 1. Received: {self.max_batch_size}")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1. Received: {self.num_workers}")
         if self.batching_parameters_file is not None and not self.enable_batching:
             raise ValueError("batching_parameters_file is set without setting enable_batching to true")
         for name in (
             "model_config_file_poll_wait_seconds",
             "max_num_load_retries",
             "load_retry_interval_micros",
+            "rest_api_timeout_in_ms",
             "tensorflow_intra_op_parallelism",
-            "tensorflow_inter_op_parallelism",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
+        if self.tensorflow_inter_op_parallelism < -1:
+            raise ValueError(
+                f"tensorflow_inter_op_parallelism must be at least -1. Received: {self.tensorflow_inter_op_parallelism}"
+            )
         _ = self.channel_arguments
 
     @property

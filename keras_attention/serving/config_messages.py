@@ -1,8 +1,8 @@
-"""The messages of two configuration files of TensorFlow Serving that its Python package leaves out.
+"""The messages of three configuration files of TensorFlow Serving that its Python package leaves out.
 
-`SSLConfig` (``--ssl_config_file``) and `BatchingParameters` (``--batching_parameters_file``) are made here, at run
-time, from the names and numbers of their fields. They live in a descriptor pool of their own, where they cannot meet
-another package's definition of the same files.
+`SSLConfig` (``--ssl_config_file``), `BatchingParameters` (``--batching_parameters_file``) and `MonitoringConfig`
+(``--monitoring_config_file``) are made here, at run time, from the names and numbers of their fields. They live in a
+descriptor pool of their own, where they cannot meet another package's definition of the same files.
 """
 
 from google.protobuf import descriptor_pb2, wrappers_pb2
@@ -12,12 +12,19 @@ from google.protobuf.message_factory import GetMessageClass
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _WRAPPERS = "google/protobuf/wrappers.proto"
+_INT64 = ".google.protobuf.Int64Value"
 
 
-def _define(pool: DescriptorPool, file: str, message: str, fields: dict[str, tuple[int, int | str, bool]]):
+def _define(
+    pool: DescriptorPool,
+    file: str,
+    message: str,
+    fields: dict[str, tuple[int, int | str, bool]],
+    imports: str = _WRAPPERS,
+):
     """Adds a file with one message to the pool: its fields by name, as (number, type or message type, repeated)."""
     definition = descriptor_pb2.FileDescriptorProto(
-        name=file, package="tensorflow.serving", syntax="proto3", dependency=[_WRAPPERS]
+        name=file, package="tensorflow.serving", syntax="proto3", dependency=[imports]
     )
     fields_of = definition.message_type.add(name=message).field
     for name, (number, kind, repeated) in fields.items():
@@ -25,7 +32,7 @@ def _define(pool: DescriptorPool, file: str, message: str, fields: dict[str, tup
             name=name, number=number, label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
         )
         if isinstance(kind, str):
-            field.type, field.type_name = _Field.TYPE_MESSAGE, f".google.protobuf.{kind}"
+            field.type, field.type_name = _Field.TYPE_MESSAGE, kind
         else:
             field.type = kind
     pool.AddSerializedFile(definition.SerializeToString())
@@ -52,12 +59,28 @@ BatchingParameters: type[Message] = _define(
     "tensorflow_serving/servables/tensorflow/session_bundle_config.proto",
     "BatchingParameters",
     {
-        "max_batch_size": (1, "Int64Value", False),
-        "batch_timeout_micros": (2, "Int64Value", False),
-        "max_enqueued_batches": (3, "Int64Value", False),
-        "num_batch_threads": (4, "Int64Value", False),
-        "thread_pool_name": (5, "StringValue", False),
+        "max_batch_size": (1, _INT64, False),
+        "batch_timeout_micros": (2, _INT64, False),
+        "max_enqueued_batches": (3, _INT64, False),
+        "num_batch_threads": (4, _INT64, False),
+        "thread_pool_name": (5, ".google.protobuf.StringValue", False),
         "allowed_batch_sizes": (6, _Field.TYPE_INT64, True),
         "pad_variable_length_inputs": (7, _Field.TYPE_BOOL, False),
     },
+)
+
+# In TensorFlow Serving both are in one file, which makes no difference to their text.
+_define(
+    _pool,
+    "tensorflow_serving/config/prometheus_config.proto",
+    "PrometheusConfig",
+    {"enable": (1, _Field.TYPE_BOOL, False), "path": (2, _Field.TYPE_STRING, False)},
+)
+
+MonitoringConfig: type[Message] = _define(
+    _pool,
+    "tensorflow_serving/config/monitoring_config.proto",
+    "MonitoringConfig",
+    {"prometheus_config": (1, ".tensorflow.serving.PrometheusConfig", False)},
+    imports="tensorflow_serving/config/prometheus_config.proto",
 )

@@ -13,15 +13,15 @@ from keras_attention.serving.errors import StartupError
 from keras_attention.serving.text_files import read_text_message
 
 
-def read_credentials(path: Path) -> grpc.ServerCredentials:
-    """Makes a server's credentials from an SSLConfig file.
+def read_ssl_config(path: Path) -> SSLConfig:
+    """Reads an SSLConfig file and checks what is in it.
 
     Args:
         path: the file: an SSLConfig message in text format, with keys and certificates in PEM. With `client_verify`, a
             client must show a certificate that `custom_ca` has signed.
 
     Returns:
-        The credentials.
+        The message.
 
     Raises:
         ServingError: if the file cannot be read or is no SSLConfig.
@@ -31,6 +31,21 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
     if config.client_verify and not config.custom_ca:
         raise StartupError(f"{path}: client_verify needs custom_ca, which says whose client certificates are good")
     _check_certificates(path, config)
+    return config
+
+
+def make_credentials(ssl_config: bytes | None) -> grpc.ServerCredentials | None:
+    """Makes a server's credentials.
+
+    Args:
+        ssl_config: a serialized SSLConfig that has been checked; None for no encryption.
+
+    Returns:
+        The credentials, or None.
+    """
+    if ssl_config is None:
+        return None
+    config = SSLConfig.FromString(ssl_config)
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
@@ -79,19 +94,53 @@ def listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCreden
         raise StartupError(f"cannot listen on {address}: {error}") from None
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Binds the port as gRPC does not: without SO_REUSEPORT, so that another server's port counts as taken.
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+    """Takes a port, as gRPC by default does not: a port that is another server's counts as taken.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 for a free one.
+        shared: whether other sockets that are bound so, those of the same server, may have it too.
+
+    Returns:
+        A socket that is bound and does not listen.
 
     Raises:
         StartupError: if the port cannot be had.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
-            probe.bind(address)
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise StartupError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from None
+    return listener
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Takes a port for several processes of one server.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 for a free one.
+
+    Returns:
+        A bound socket to be kept: as long as it is open, nobody else gets the port, and those that `bind` it as shared
+        do.
+
+    Raises:
+        StartupError: if the port cannot be had.
+    """
+    with bind(host, port):
+        pass  # it is free: a shared one would not tell
+    return bind(host, port, shared=True)
 
 
 def require_free_socket(path: Path) -> None:

@@ -4,18 +4,23 @@ The gRPC services call them and translate `ServingError` into a status; the REST
 """
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from keras_attention.serving.errors import invalid_argument
 from keras_attention.serving.inference import (
     Call,
+    Outputs,
+    Run,
     classify_call,
     multi_inference_calls,
     predict_call,
     regress_call,
 )
+from keras_attention.serving.loaded_version import LoadedVersion
 from keras_attention.serving.model_manager import ModelManager
 from keras_attention.serving.protocol import (
     ClassificationRequest,
@@ -37,6 +42,8 @@ from keras_attention.serving.protocol import (
 )
 from keras_attention.serving.servable import Servable
 
+_AnyRun = TypeVar("_AnyRun", bound=Run)
+
 
 async def predict(models: ModelManager, request: PredictRequest) -> PredictResponse:
     """Runs one signature on tensors.
@@ -51,17 +58,17 @@ async def predict(models: ModelManager, request: PredictRequest) -> PredictRespo
     Raises:
         ServingError: with TensorFlow Serving's status and message.
     """
-    return await _infer(models, request, predict_call, PredictResponse())
+    return await _infer(models, request, predict_call, PredictResponse(), "Predict")
 
 
 async def classify(models: ModelManager, request: ClassificationRequest) -> ClassificationResponse:
     """Runs one signature of the method classify on tf.Examples; otherwise as `predict`."""
-    return await _infer(models, request, classify_call, ClassificationResponse())
+    return await _infer(models, request, classify_call, ClassificationResponse(), "Classify")
 
 
 async def regress(models: ModelManager, request: RegressionRequest) -> RegressionResponse:
     """Runs one signature of the method regress on tf.Examples; otherwise as `predict`."""
-    return await _infer(models, request, regress_call, RegressionResponse())
+    return await _infer(models, request, regress_call, RegressionResponse(), "Regress")
 
 
 async def multi_inference(models: ModelManager, request: MultiInferenceRequest) -> MultiInferenceResponse:
@@ -80,7 +87,7 @@ async def multi_inference(models: ModelManager, request: MultiInferenceRequest) 
     spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
     with models.find(spec).in_use() as loaded:
         calls = multi_inference_calls(loaded.servable, request)
-        all_outputs = await asyncio.gather(*(loaded.run(call.signature, call.inputs) for call in calls))
+        all_outputs = await asyncio.gather(*(_run(models, loaded, spec.name, call, "MultiInference") for call in calls))
         response = MultiInferenceResponse()
         for call, outputs in zip(calls, all_outputs, strict=True):
             result = response.results.add()
@@ -129,8 +136,9 @@ async def get_model_status(models: ModelManager, request: GetModelStatusRequest)
         ServingError: with TensorFlow Serving's status and message.
     """
     _require_spec(request)
+    statuses = await models.overall_statuses(request.model_spec)
     response = GetModelStatusResponse()
-    for version, status in sorted(models.statuses(request.model_spec).items(), reverse=True):
+    for version, status in sorted(statuses.items(), reverse=True):
         entry = response.model_version_status.add(version=version, state=status.state)
         entry.status.SetInParent()
         if status.error:
@@ -140,7 +148,7 @@ async def get_model_status(models: ModelManager, request: GetModelStatusRequest)
 
 
 async def reload_config(models: ModelManager, request: ReloadConfigRequest) -> ReloadConfigResponse:
-    """Puts another configuration in force, as `ModelManager.apply` does, whether or not the caller waits for it.
+    """Puts another configuration in force, as `ModelManager.reload` does, whether or not the caller waits for it.
 
     Args:
         models: the models in service.
@@ -152,23 +160,51 @@ async def reload_config(models: ModelManager, request: ReloadConfigRequest) -> R
     Raises:
         ServingError: as for `ModelManager.apply`.
     """
-    # Shielded: a caller that goes must not leave half of a configuration behind.
-    await asyncio.shield(asyncio.ensure_future(models.apply(request.config)))
+    await models.reload(request.config)
     response = ReloadConfigResponse()
     response.status.SetInParent()
     return response
 
 
+async def infer(
+    models: ModelManager, spec: ModelSpec, check: Callable[[Servable], _AnyRun], api: str
+) -> tuple[_AnyRun, Outputs, int]:
+    """Runs one signature, whatever form the request has.
+
+    Args:
+        models: the models in service.
+        spec: which model and version.
+        check: checks the request against the version, and gives what to run.
+        api: the method, for the metrics.
+
+    Returns:
+        What `check` gave, its outputs, and the version.
+
+    Raises:
+        ServingError: with TensorFlow Serving's status and message.
+    """
+    with models.find(spec).in_use() as loaded:
+        run = check(loaded.servable)
+        return run, await _run(models, loaded, spec.name, run, api), loaded.version
+
+
 async def _infer(
-    models: ModelManager, request: Message, check: Callable[[Servable, Message], Call], response: Message
+    models: ModelManager, request: Message, check: Callable[[Servable, Message], Call], response: Message, api: str
 ) -> Message:
     _require_spec(request)
-    with models.find(request.model_spec).in_use() as loaded:
-        call = check(loaded.servable, request)
-        outputs = await loaded.run(call.signature, call.inputs)
-        _write_spec(response.model_spec, request.model_spec.name, loaded.version, call.signature.name)
-        call.write(outputs, response)
-        return response
+    spec = request.model_spec
+    call, outputs, version = await infer(models, spec, lambda servable: check(servable, request), api)
+    _write_spec(response.model_spec, spec.name, version, call.signature.name)
+    call.write(outputs, response)
+    return response
+
+
+async def _run(models: ModelManager, loaded: LoadedVersion, name: str, run: Run, api: str) -> Outputs:
+    start = time.perf_counter()
+    outputs = await loaded.run(run.signature, run.inputs)
+    if models.metrics:
+        models.metrics.record_run(name, api, run.rows, time.perf_counter() - start)
+    return outputs
 
 
 def _require_spec(request: Message) -> None:

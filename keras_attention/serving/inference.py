@@ -37,18 +37,33 @@ Outputs = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Call:
-    """One run of a signature and what becomes of it.
+class Run:
+    """One run of a signature.
 
     Attributes:
         signature: what to run.
         inputs: its inputs, checked.
-        write: puts the outputs into the response (Predict, Classify, Regress) or into one of its results
-            (MultiInference).
     """
 
     signature: Signature
     inputs: Mapping[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """How many examples there are: the entries of the first input, 1 for a scalar."""
+        first = next(iter(self.inputs.values()), None)
+        return 1 if first is None or first.ndim == 0 else len(first)
+
+
+@dataclass(frozen=True)
+class Call(Run):
+    """One run of a signature and what becomes of it.
+
+    Attributes:
+        write: puts the outputs into the response (Predict, Classify, Regress) or into one of its results
+            (MultiInference).
+    """
+
     write: Callable[[Outputs, Message], None]
 
 

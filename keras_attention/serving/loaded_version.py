@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_attention.serving.batching import BatchQueue
 from keras_attention.serving.batching_options import BatchingOptions
+from keras_attention.serving.metrics import Metrics
 from keras_attention.serving.servable import Servable
 from keras_attention.serving.signature import Signature
 
@@ -27,17 +28,26 @@ class LoadedVersion:
         servable: the loaded SavedModel; closed by `close`.
         executor: where it runs.
         batching: how its requests are merged.
+        metrics: what is counted and measured; None for nothing.
 
     Attributes:
         version: its number.
         servable: the loaded SavedModel.
     """
 
-    def __init__(self, version: int, servable: Servable, executor: Executor, batching: BatchingOptions):
+    def __init__(
+        self,
+        version: int,
+        servable: Servable,
+        executor: Executor,
+        batching: BatchingOptions,
+        metrics: Metrics | None = None,
+    ):
         self.version = version
         self.servable = servable
         self._executor = executor
         self._batching = batching
+        self._metrics = metrics
         self._queues: dict[str, BatchQueue] = {}
         self._users = 0
         self._idle = asyncio.Event()
@@ -74,7 +84,7 @@ class LoadedVersion:
                 self._batching if signature.batchable else replace(self._batching, num_batch_threads=_UNMERGED_AT_ONCE)
             )
             run = partial(self.servable.run, signature)
-            self._queues[signature.name] = BatchQueue(run, self._in_thread, options)
+            self._queues[signature.name] = BatchQueue(run, self._in_thread, options, self._metrics)
         return await self._queues[signature.name].submit(inputs, signature.rows(inputs))
 
     async def _in_thread(self, function: Callable, *arguments) -> Any:

@@ -8,9 +8,11 @@ import grpc
 
 from keras_attention.serving.errors import ServingError, invalid_argument, not_found
 from keras_attention.serving.loaded_version import LoadedVersion
+from keras_attention.serving.metrics import Metrics, Snapshot
 from keras_attention.serving.model_config import ModelSettings, check_labels, read_model_settings
 from keras_attention.serving.protocol import ModelServerConfig, ModelSpec
-from keras_attention.serving.served_model import LoadingOptions, ServedModel, VersionStatus
+from keras_attention.serving.served_model import LoadingOptions, ServedModel
+from keras_attention.serving.version_status import VersionStatus
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,18 @@ class ModelManager:
         """The models of the configuration in force by name."""
         return self._models
 
+    @property
+    def metrics(self) -> Metrics | None:
+        """What is counted and measured; None for nothing."""
+        return self._options.metrics
+
+    def known_name(self, name: str) -> str:
+        """The name if a model of the configuration has it, and else an empty one.
+
+        Metrics have a line for each name: those that clients make up must not fill the memory.
+        """
+        return name if name in self._models else ""
+
     def check(self, config: ModelServerConfig) -> dict[str, ModelSettings]:
         """Checks whether a configuration could come into force now, and changes nothing.
 
@@ -66,20 +80,21 @@ class ModelManager:
         )
         return settings
 
-    async def apply(self, config: ModelServerConfig) -> None:
+    async def apply(self, config: ModelServerConfig, labels_checked: bool = False) -> None:
         """Puts a configuration in force as a whole, and waits until what it asks for is loaded or has failed.
 
         Models that it does not name are unloaded. With a configuration that is refused, everything stays as it was.
 
         Args:
             config: the configuration.
+            labels_checked: whether its version labels are known to be good, wherever they point at the moment.
 
         Raises:
             ServingError: as for `check`; or UNKNOWN if a new model has no version in service at the end. The
                 configuration is in force then, and loading is tried again.
         """
         async with self._applying:
-            settings = self.check(config)
+            settings = read_model_settings(config) if labels_checked else self.check(config)
             new = settings.keys() - self._models.keys()
             self._switch(settings)
             for name in new:
@@ -90,6 +105,13 @@ class ModelManager:
         if lacking:
             entries = "".join(f"{entry}, " for entry in lacking)
             raise ServingError(grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{entries}}}")
+
+    async def reload(self, config: ModelServerConfig) -> None:
+        """Puts a configuration in force for the server as a whole, as `apply` does.
+
+        It goes on when its caller is cancelled: a client that goes must not leave half of a configuration behind.
+        """
+        await asyncio.shield(asyncio.ensure_future(self.apply(config)))
 
     def find(self, spec: ModelSpec) -> LoadedVersion:
         """Finds the version that a request asks for; enter its `in_use` before anything is awaited.
@@ -136,6 +158,14 @@ class ModelManager:
         if not statuses:
             raise not_found(f"Could not find any versions of model {spec.name}")
         return dict(statuses)
+
+    async def overall_statuses(self, spec: ModelSpec) -> dict[int, VersionStatus]:
+        """Tells where the versions of a model stand in the server as a whole; otherwise as `statuses`."""
+        return self.statuses(spec)
+
+    async def overall_metrics(self) -> Snapshot:
+        """What was counted and measured in the server as a whole."""
+        return self.metrics.snapshot()
 
     async def close(self) -> None:
         """Unloads every model, each version when its requests are answered."""

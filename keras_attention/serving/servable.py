@@ -30,7 +30,7 @@ class SessionThreads:
 
     Args:
         intra_op: threads inside one operation.
-        inter_op: operations at the same time.
+        inter_op: operations at the same time; -1 to run them in the thread of the caller.
     """
 
     intra_op: int = 0

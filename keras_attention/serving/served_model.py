@@ -19,9 +19,11 @@ import grpc
 from keras_attention.serving.batching_options import BatchingOptions
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.loaded_version import LoadedVersion
+from keras_attention.serving.metrics import Metrics
 from keras_attention.serving.model_config import ModelSettings
 from keras_attention.serving.protocol import ModelVersionStatus
 from keras_attention.serving.servable import Servable
+from keras_attention.serving.version_status import VersionStatus
 
 _log = logging.getLogger(__name__)
 
@@ -48,19 +50,6 @@ def list_versions(base_path: Path) -> dict[int, Path]:
     }
 
 
-@dataclass
-class VersionStatus:
-    """Where a version stands, as `GetModelStatus` reports it.
-
-    Attributes:
-        state: one of ModelVersionStatus' states.
-        error: why it could not be loaded, if that is so.
-    """
-
-    state: int
-    error: ServingError | None = None
-
-
 @dataclass(frozen=True)
 class LoadingOptions:
     """How versions are found, loaded and run; the same for all models of a server.
@@ -72,6 +61,7 @@ class LoadingOptions:
         poll_wait_seconds: seconds between two looks at a base path; 0 for a single look, negative for none.
         max_num_load_retries: how often a version that failed is tried again.
         load_retry_seconds: how long after a failure.
+        metrics: what is counted and measured; None for nothing.
     """
 
     load: Callable[[Path], Servable]
@@ -80,6 +70,7 @@ class LoadingOptions:
     poll_wait_seconds: float = 1.0
     max_num_load_retries: int = 5
     load_retry_seconds: float = 60.0
+    metrics: Metrics | None = None
 
 
 @dataclass
@@ -212,7 +203,8 @@ class ServedModel:
             _log.error("model %s version %d at %s could not be loaded: %s", name, version, path, error)
             return
         self._failures.pop(version, None)
-        self._loaded[version] = LoadedVersion(version, servable, self._options.executor, self._options.batching)
+        options = self._options
+        self._loaded[version] = LoadedVersion(version, servable, options.executor, options.batching, options.metrics)
         status.state = ModelVersionStatus.AVAILABLE
         self.available.set()
         _log.info("model %s version %d loaded in %.1f s", name, version, time.monotonic() - begin)

@@ -1,6 +1,8 @@
 """The gRPC services of TensorFlow Serving: PredictionService and ModelService, on a set of models."""
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -42,6 +44,10 @@ _METHODS = {
 }
 
 
+# Requests for an answer of a model, which the metrics count.
+_COUNTED = (PredictRequest, ClassificationRequest, RegressionRequest, MultiInferenceRequest)
+
+
 def add_services(server: grpc.aio.Server, models: ModelManager) -> None:
     """Registers PredictionService and ModelService.
 
@@ -61,11 +67,24 @@ def _unary(
     request_type: type[Message],
     models: ModelManager,
 ) -> grpc.RpcMethodHandler:
+    counted = models.metrics is not None and request_type in _COUNTED
+
+    def count(request: Message | None, code: grpc.StatusCode, start: float) -> None:
+        if counted and request is not None:
+            asked = models.known_name(_model_name(request))
+            models.metrics.record_request(asked, name, "GRPC", code.name, time.perf_counter() - start)
+
     async def handler(content: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        start, request = time.perf_counter(), None
         try:
             # Parsed here: from a deserializer that raises, gRPC logs a traceback for each such request.
-            response = await method(models, request_type.FromString(content))
-            return response.SerializeToString()
+            request = request_type.FromString(content)
+            response = (await method(models, request)).SerializeToString()
+            count(request, grpc.StatusCode.OK, start)
+            return response
+        except asyncio.CancelledError:
+            count(request, grpc.StatusCode.CANCELLED, start)
+            raise
         except ServingError as error:
             code, message = error.code, error.message
         except DecodeError:
@@ -73,8 +92,15 @@ def _unary(
         except Exception as error:
             _log.exception("%s failed", name)
             code, message = grpc.StatusCode.INTERNAL, f"{name} failed with {type(error).__name__}"
+        count(request, code, start)
         if len(message) > _LONGEST_MESSAGE:
             message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
         return await context.abort(code, message)
 
     return grpc.unary_unary_rpc_method_handler(handler)
+
+
+def _model_name(request: Message) -> str:
+    if isinstance(request, MultiInferenceRequest):
+        return request.tasks[0].model_spec.name if request.tasks else ""
+    return request.model_spec.name

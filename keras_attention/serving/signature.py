@@ -66,6 +66,23 @@ class Signature:
         inputs = {name: self._read_input(name, tensors[name]) for name in self.input_names if name in tensors}
         return apply_defaults(inputs, self.definition)
 
+    def read_arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Checks inputs that have been read already, and adds the defaults; otherwise as `read_inputs`.
+
+        Args:
+            arrays: the request's inputs, of the dtypes that the signature asks for.
+
+        Returns:
+            An array for each input of the signature.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, for a missing or unknown name, or a wrong rank or dimension.
+        """
+        self._check_names(arrays)
+        for name, array in arrays.items():
+            self._check_tensor(name, self.definition.inputs[name].dtype, list(array.shape))
+        return apply_defaults(dict(arrays), self.definition)
+
     def read_text(self, texts: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Takes a list of byte strings as the only input of the signature, as Classify and Regress do.
 
@@ -113,7 +130,7 @@ class Signature:
         counts = {len(array) for array in inputs.values()}
         return counts.pop() if len(counts) == 1 else None
 
-    def _check_names(self, given: Mapping[str, TensorProto]) -> None:
+    def _check_names(self, given: Mapping[str, TensorProto | np.ndarray]) -> None:
         extra = sorted(given.keys() - self.definition.inputs.keys())
         missing = sorted(self.definition.inputs.keys() - self.definition.defaults.keys() - given.keys())
         if extra or missing:

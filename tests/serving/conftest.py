@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 import tensorflow_text
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_attention.serving.client import Client
 from tests.server_process import Server
+from tests.serving.http_asking import Rest, free_port
 
 _POLL_OFTEN = ("--file_system_poll_wait_seconds=0.1",)
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -224,3 +227,85 @@ def config_server(config_file, socket_path, tmp_path_factory):
         yield server
     finally:
         server.close()
+
+
+class Types(tf.Module):
+    """A signature for each data type, which gives back what it gets; all that JSON can and cannot hold."""
+
+    @tf.function(input_signature=[STRINGS])
+    def echo(self, data):
+        return {"echo_bytes": tf.identity(data)}
+
+    @tf.function(input_signature=[STRINGS])
+    def text(self, data):
+        return {"text": tf.identity(data)}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+    def scalar(self, x):
+        return {"y": x * 2.0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def uneven(self, x):
+        return {"all": x, "two": x[:2]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)])
+    def divide(self, x, y):
+        return {"quotient": x / y}
+
+
+DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "float16")
+
+
+def write_types_version(base_path: Path, version: int) -> Path:
+    """Writes a version with signatures for the data types: each gives back an input of any shape."""
+    types = Types()
+
+    def same(dtype):
+        return tf.function(lambda x: {"y": tf.identity(x)}, input_signature=[tf.TensorSpec(None, dtype, name="x")])
+
+    signatures = {name: getattr(types, name) for name in ("echo", "text", "scalar", "uneven", "divide")}
+    signatures |= {dtype: same(dtype) for dtype in DTYPES}
+    path = base_path / str(version)
+    tf.saved_model.save(types, path, signatures=signatures)
+    return path
+
+
+@pytest.fixture(scope="session")
+def rest_server(toy_path, examples_path, tmp_path_factory):
+    """A server with a REST API, metrics and three models that many tests share, and leave as they found it."""
+    folder = tmp_path_factory.mktemp("rest")
+    (folder / "types").mkdir()
+    write_types_version(folder / "types", 1)
+    config = ModelServerConfig()
+    for name, base_path in (("toy", toy_path), ("examples", examples_path), ("types", folder / "types")):
+        config.model_config_list.config.add(name=name, base_path=str(base_path), model_platform="tensorflow")
+    config.model_config_list.config[0].version_labels["stable"] = 1
+    (folder / "models.config").write_text(text_format.MessageToString(config))
+    (folder / "monitoring.config").write_text("prometheus_config { enable: true }")
+    port = free_port()
+    server = Server(
+        None,
+        "",
+        folder / "log",
+        f"--model_config_file={folder / 'models.config'}",
+        "--allow_version_labels_for_unavailable_models",
+        f"--rest_api_port={port}",
+        "--rest_api_timeout_in_ms=2000",
+        "--rest_api_enable_cors_support",
+        f"--monitoring_config_file={folder / 'monitoring.config'}",
+        *_POLL_OFTEN,
+    )
+    try:
+        server.address = server.wait_for_address()
+        for _ in config.model_config_list.config[1:]:
+            server.wait_for_line()
+        server.rest = Rest(f"127.0.0.1:{port}")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def rest(rest_server) -> Rest:
+    """The REST API of the shared server."""
+    return rest_server.rest

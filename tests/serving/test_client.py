@@ -71,8 +71,16 @@ def test_status_and_metadata_describe_the_model(client):
     (version,) = client.status("toy")
     assert (version.version, version.state, version.error) == (1, "AVAILABLE", "")
     signatures = client.metadata("toy", version=1)
-    assert set(signatures["serving_default"].inputs) == {"text"}
-    assert "factor" in signatures["scale"].defaults
+    assert signatures["scale"] == {
+        "method": "predict",
+        "inputs": {
+            "x": {"dtype": "float32", "shape": [None, 2]},
+            "factor": {"dtype": "float32", "shape": [None], "default": [2.0]},
+        },
+        "outputs": {"y": {"dtype": "float32", "shape": [None, 2]}},
+    }
+    assert signatures["serving_default"]["inputs"] == {"text": {"dtype": "string", "shape": [None]}}
+    assert set(signatures) == {"serving_default", "scale", "fixed", "picky", "distinct", "widths", "spin"}
 
 
 def test_the_servers_status_and_message_are_raised(client):
