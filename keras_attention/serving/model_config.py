@@ -116,7 +116,7 @@ def _model_settings(model: ModelConfig) -> ModelSettings:
             f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
         )
     base_path = Path(model.base_path)
-    if not base_path.is_dir():
+    if not os.path.isdir(base_path):  # `Path.is_dir` raises for a name that is too long
         raise invalid_argument(f"Could not find base path {base_path} for servable {model.name}")
     return ModelSettings(model.name, base_path, _policy(model), dict(model.version_labels))
 

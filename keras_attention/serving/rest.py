@@ -191,9 +191,11 @@ def _read_path(http_method: str, path: str) -> _Asked:
         raise invalid_argument(f"Malformed request: {http_method} {path}")
     spec = ModelSpec(name=unquote(match["name"] or "", errors="replace"))
     if match["version"]:
-        if int(match["version"]) > _LARGEST_VERSION:
+        digits = match["version"].lstrip("0") or "0"
+        # Counted first: Python itself refuses to convert thousands of digits.
+        if len(digits) > len(str(_LARGEST_VERSION)) or int(digits) > _LARGEST_VERSION:
             raise invalid_argument(f"Failed to convert version: {match['version']} to numeric.")
-        spec.version.value = int(match["version"])
+        spec.version.value = int(digits)
     elif match["label"]:
         spec.version_label = unquote(match["label"], errors="replace")
     return _Asked(spec, (match["method"] or "").lower())
