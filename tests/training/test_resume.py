@@ -1,0 +1,181 @@
+"""A run that was killed ends with the numbers of one that was not."""
+
+import random
+import resource
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attention.training import CheckpointFolder, OptimizerConfig, TrainingConfig, fit, make_optimizer
+from tests.training.runs import Run
+
+STEPS = 18
+
+
+def _fit(folder, **signals):
+    return {
+        "model": {"layers": 1, "dropout": 0.3},
+        "data": {"shuffle": True},
+        "validation": False,
+        "optimizer": {"schedule": "cosine", "warmup_steps": 5, "total_steps": STEPS, "ema_momentum": 0.9},
+        "config": {
+            "epochs": 3,
+            "gradient_accumulation_steps": 2,
+            "checkpoint_folder": str(folder),
+            "checkpoint_every_steps": 2,
+            "patience": 5,
+        },
+        "signals": {str(step): name for step, name in signals.values()},
+        "who": 0,
+    }
+
+
+def _require_same(history, expected):
+    assert set(history) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=0, atol=1e-7, err_msg=name)
+
+
+def _random_steps(seed):
+    return sorted(random.Random(seed).sample(range(2, STEPS), 5))
+
+
+@pytest.mark.parametrize(("strategy", "who"), [("one_device", 0), ("multi_worker", 1)])
+def test_a_run_killed_five_times_ends_with_the_losses_of_one_that_was_not(tmp_path, strategy, who):
+    expected = Run(tmp_path / "whole", strategy, {"fit": _fit(tmp_path / "checkpoints-whole")})
+    try:
+        expected.succeed()
+    finally:
+        expected.kill()
+    steps = _random_steps(seed=len(strategy))
+    for number, step in enumerate(steps):
+        one = {**_fit(tmp_path / "checkpoints", kill=(step, "SIGKILL")), "who": who}
+        run = Run(tmp_path / "killed", strategy, {"fit": one})
+        statuses = run.wait()
+        assert statuses[who] == -signal.SIGKILL, (number, step, run.logs())
+    run = Run(tmp_path / "killed", strategy, {"fit": _fit(tmp_path / "checkpoints")}).succeed()
+
+    assert len(run.losses("fit")) == len(expected.losses("fit")) == STEPS
+    np.testing.assert_allclose(run.losses("fit"), expected.losses("fit"), rtol=0, atol=1e-7)
+    _require_same(run.history("fit"), expected.history("fit"))
+    for weight, other in zip(run.weights("fit"), expected.weights("fit"), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-7)
+    if strategy == "multi_worker":
+        assert run.history("fit", 1) == run.history("fit", 0)
+
+
+def test_sigterm_to_one_worker_ends_the_step_on_all_saves_and_exits_with_143(tmp_path):
+    fits = {"fit": {**_fit(tmp_path / "checkpoints", term=(5, "SIGTERM")), "who": 1}}
+    assert Run(tmp_path, "multi_worker", fits).wait() == [143, 143]
+    assert CheckpointFolder(tmp_path / "checkpoints").newest().name == "checkpoint-0000000005.npz"
+
+
+def _build(units=4, dropout=0.5):
+    def build():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), keras.layers.Dropout(dropout)])
+        model.compile(make_optimizer(OptimizerConfig()), "mse")
+        return model
+
+    return build
+
+
+def _data():
+    tf.random.set_seed(0)  # as in a process of its own: a seeded shuffle depends on this one too
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
+    return tf.data.Dataset.from_tensor_slices(arrays).shuffle(10, seed=2).batch(4)
+
+
+class _Stop(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step -= 1
+        if self.step == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_data_with_steps_per_epoch_goes_on_where_it_was_within_a_pass(tmp_path):
+    def losses(folder, stop=None):
+        config = TrainingConfig(epochs=4, steps_per_epoch=5, checkpoint_folder=tmp_path / folder, progress=False)
+        return fit(_build(), _data(), _data(), config, [_Stop(stop)] if stop else []).history.history
+
+    expected = losses("whole")
+    before = signal.getsignal(signal.SIGTERM)
+    for stop in (7, 3):
+        with pytest.raises(SystemExit) as status:
+            losses("stopped", stop)
+        assert status.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) == before
+    _require_same(losses("stopped"), expected)
+    _require_same(losses("stopped"), expected)  # nothing is left to do
+
+
+def test_a_disk_that_is_full_ends_the_run_with_the_checkpoint_before_to_go_on_from(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FillTheDisk(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:  # the kernel refuses to let a file grow beyond this
+                resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+
+    def run(folder, *callbacks):
+        config = TrainingConfig(epochs=4, checkpoint_folder=tmp_path / folder, progress=False)
+        return fit(_build(), _data(), None, config, callbacks).history.history
+
+    expected = run("whole")
+    try:
+        with pytest.raises(OSError, match=r"could not be written .*checkpoint-0000000006\.npz is as it was"):
+            run("full", FillTheDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    names = sorted(path.name for path in (tmp_path / "full").iterdir())
+    assert names == ["checkpoint-0000000003.npz", "checkpoint-0000000006.npz"]
+    _require_same(run("full"), expected)
+
+
+def test_what_callbacks_have_learned_is_restored(tmp_path):
+    def callbacks():
+        return [
+            keras.callbacks.EarlyStopping("loss", mode="min", patience=3, restore_best_weights=True, min_delta=100.0),
+            keras.callbacks.ReduceLROnPlateau("loss", mode="min", patience=1, min_delta=100.0, factor=0.5),
+        ]
+
+    def run(folder, stop=None):
+        config = TrainingConfig(epochs=9, checkpoint_folder=tmp_path / folder, progress=False)
+        used = callbacks()
+        trained = fit(_build(dropout=0.0), _data(), None, config, used + ([_Stop(stop)] if stop else []))
+        return trained, used
+
+    expected, expected_callbacks = run("whole")
+    assert len(expected.history.history["loss"]) == 4
+    with pytest.raises(SystemExit):
+        run("stopped", stop=7)
+    trained, used = run("stopped")
+    _require_same(trained.history.history, expected.history.history)
+    assert trained.history.epoch == expected.history.epoch
+    assert used[0].best_epoch == expected_callbacks[0].best_epoch
+    rate = float(trained.model.optimizer.learning_rate)
+    assert rate == pytest.approx(float(expected.model.optimizer.learning_rate))
+    for weight, other in zip(trained.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-7)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_path):
+    config = TrainingConfig(checkpoint_folder=tmp_path, progress=False)
+    fit(_build(4), _data(), config=config)
+    with pytest.raises(
+        ValueError, match=r"dense.*/kernel \[3, 4\] in the checkpoint, .*/kernel \[3, 5\] here.*Received"
+    ):
+        fit(_build(5), _data(), config=config)
+
+
+def test_a_folder_with_checkpoints_is_refused_where_the_run_is_to_begin_anew(tmp_path):
+    fit(_build(), _data(), config=TrainingConfig(checkpoint_folder=tmp_path, progress=False))
+    with pytest.raises(ValueError, match=r"`checkpoint_folder` must have no checkpoints.*Received: .*resume=False"):
+        fit(_build(), _data(), config=TrainingConfig(checkpoint_folder=tmp_path, resume=False, progress=False))
