@@ -78,8 +78,12 @@ class Workers:
 
     def counted(self) -> float:
         """The requests that the metrics page counts."""
-        samples = parsed(self.rest.get(PAGE).body.decode())
-        return samples["request_count_total", *labels(model_name="toy", status="OK")]
+        try:
+            page = self.rest.get(PAGE)
+        except ConnectionError:  # it was waiting in the queue of a worker that has been killed
+            page = self.rest.get(PAGE)
+        samples = parsed(page.body.decode())
+        return samples.get(("request_count_total", *labels(model_name="toy", status="OK")), 0.0)
 
 
 @pytest.fixture(scope="module")
