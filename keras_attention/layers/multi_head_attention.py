@@ -1,7 +1,5 @@
 """Multi-head attention that keeps its masks."""
 
-import math
-
 import keras
 from keras import constraints, initializers, ops, regularizers
 
@@ -12,7 +10,7 @@ from keras_attention.layers.keras_mask import get_keras_mask, set_keras_mask
 from keras_attention.layers.positions_of_attention import check_position, rotate, with_position
 from keras_attention.ops import TopScores, dot_product_attention
 from keras_attention.ops.attention import IMPLEMENTATIONS
-from keras_attention.ops.scores import SCORES
+from keras_attention.ops.scores import SCORES, default_scale
 
 
 def _letters(shape):
@@ -282,7 +280,7 @@ class MultiHeadAttention(keras.layers.Layer):
         >>> bool(np.allclose(np.concatenate(steps, axis=1), layer(x, x, use_causal_mask=True), atol=1e-6))
         True
         """
-        self._check_steps("a cache")
+        self._check_plain("a cache")
         return empty_cache(
             batch_size,
             max_length,
@@ -307,7 +305,7 @@ class MultiHeadAttention(keras.layers.Layer):
         Raises:
             ValueError: if the layer has not been built, or attends over other axes than the second, or linearly.
         """
-        self._check_steps("a cache")
+        self._check_plain("a cache")
         if not self.built:
             raise ValueError("the layer must be built before it projects a context: call it once, or `build` it.")
         value_mask = get_keras_mask(value) if value_mask is None else value_mask
@@ -315,8 +313,9 @@ class MultiHeadAttention(keras.layers.Layer):
         key_heads = rotate(self.position, key_heads, 0)
         return ContextCache(key_heads, value_heads, _all_real(value, value_mask), ops.zeros((), "int32"))
 
-    def _check_steps(self, what):
-        if self.attention_axes not in (None, (1,)) or self.implementation == "linear":
+    def _check_plain(self, what):
+        is_plain = self._axes.is_plain if self.built else self.attention_axes in (None, (1,))
+        if not is_plain or self.implementation == "linear":
             raise ValueError(
                 f"{what} is for softmax attention over the second axis. Received: attention_axes="
                 f"{self.attention_axes}, implementation={self.implementation!r}"
@@ -364,6 +363,8 @@ class MultiHeadAttention(keras.layers.Layer):
         top_scores=None,
     ):
         axes = self._axes
+        if top_scores is not None:
+            self._check_plain("`top_scores`")
         positional = masks.combine(mask, self._window, masks.Causal() if use_causal_mask else None)
         of_sources = [valid for valid in (value_mask, key_mask) if valid is not None]
         offset, key_positions = 0, None
@@ -388,7 +389,7 @@ class MultiHeadAttention(keras.layers.Layer):
             None if query_mask is None else masks.Padding(axes.fold(query_mask), axis="query"),
             None if attention_mask is None else masks.Explicit(axes.fold_mask(attention_mask, query, value)),
         )
-        scale = 1 / math.sqrt(self.key_dim) if self.score == "scaled_dot" else 1.0
+        scale = default_scale(self.score, self.key_dim)
         queries = rotate(self.position, self._project_query(query), offset)
         queries, bias, scale = with_position(self.position, queries, bias, scale, offset, key_positions)
         results = dot_product_attention(
@@ -430,7 +431,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def _earlier(self, query, key, value, of_sources, cache, memory, memory_mask):
         """What is attended to besides this call's own positions: (Attended, the first query's position, next cache)."""
-        self._check_steps("a cache or a memory")
+        self._check_plain("a cache or a memory")
         if isinstance(cache, ContextCache):
             if value is not None:
                 raise ValueError(
@@ -446,7 +447,8 @@ class MultiHeadAttention(keras.layers.Layer):
             attended, following = cache.append(rotate(self.position, keys, cache.length), values, valid)
             return attended, cache.length, following
         if cache is not None or key is not value:
-            raise ValueError("`memory` goes with neither a cache nor a key of its own. Received: both")
+            own = "a cache" if cache is not None else f"key of shape {tuple(key.shape)}"
+            raise ValueError(f"`memory` goes with neither a cache nor a key of its own. Received: memory and {own}")
         source = ops.concatenate([ops.cast(ops.stop_gradient(memory), value.dtype), value], axis=1)
         keys, values = self._project_source(source, source)
         valid = ops.concatenate([_all_real(memory, memory_mask), valid], axis=1)

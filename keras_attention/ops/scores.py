@@ -7,6 +7,11 @@ from keras import ops
 SCORES = ("scaled_dot", "dot", "cosine", "additive", "general")
 
 
+def default_scale(score, size):
+    """What the scores of heads of this size are multiplied with: 1 / sqrt(H) for "scaled_dot", else 1."""
+    return 1 / math.sqrt(size) if score == "scaled_dot" else 1.0
+
+
 def prepare(score, weights, query, key):
     """Turns a score function into a product of query and key, where it is one.
 
@@ -37,8 +42,7 @@ def prepare(score, weights, query, key):
         query, key = _unit_length(query), _unit_length(key)
     elif score == "general":
         query = ops.einsum("btnh,nhg->btng", query, ops.cast(weights, query.dtype))
-    scale = 1 / math.sqrt(size) if score == "scaled_dot" else 1.0
-    return query, key, scale, weights if score == "additive" else None
+    return query, key, default_scale(score, size), weights if score == "additive" else None
 
 
 def _unit_length(x):

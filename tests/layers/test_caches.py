@@ -245,6 +245,13 @@ def test_what_cannot_be_cached_is_refused():
         MultiHeadAttention(N, H).make_context_cache(X)
     with pytest.raises(ValueError, match=r"over the second axis. Received: attention_axes=.*'linear'"):
         MultiHeadAttention(N, H, implementation="linear").make_cache(B, T)
+    images = np.zeros((1, 2, 3, D), "float32")
+    over_images = MultiHeadAttention(N, H)
+    over_images(images, images)
+    with pytest.raises(ValueError, match="a cache is for softmax attention over the second axis"):
+        over_images.make_cache(1, 6)
+    with pytest.raises(ValueError, match="`top_scores` is for softmax attention over the second axis"):
+        over_images(images, images, top_scores=2)
     window = make("window")
     with pytest.raises(ValueError, match="`attention_mask` as a tensor cannot be given with a cache of a sliding"):
         window(X[:, :1], X[:, :1], attention_mask=np.ones((1, 3)), cache=window.make_cache(B, T))
