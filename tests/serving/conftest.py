@@ -1,18 +1,22 @@
 """SavedModels written with plain TensorFlow, and servers of them."""
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 import tensorflow as tf
 import tensorflow_text
 from google.protobuf import text_format
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_attention.serving.client import Client
 from tests.server_process import Server
 from tests.serving.http_asking import Rest, free_port
+from tests.serving.tls import make_certificates, write_ssl_config
 
 _POLL_OFTEN = ("--file_system_poll_wait_seconds=0.1",)
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -309,3 +313,39 @@ def rest_server(toy_path, examples_path, tmp_path_factory):
 def rest(rest_server) -> Rest:
     """The REST API of the shared server."""
     return rest_server.rest
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A folder with the keys and certificates of an authority, a server and a client, and of a stranger."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates, and it is not on this machine")
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mutual_tls_address(certificates, toy_path, tmp_path_factory):
+    """The address of a server that asks its clients for certificates."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = (certificates / "authority.crt").read_text()
+    path = write_ssl_config(folder / "ssl.config", certificates, custom_ca=authority, client_verify=True)
+    server = Server(toy_path, "toy", folder / "log", f"--ssl_config_file={path}")
+    try:
+        yield server.wait_for_address()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def channel(config_server):
+    """To the server of a model config file, where a module has no channel of its own."""
+    with grpc.insecure_channel(config_server.address) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def predictions(channel):
+    """The stock stub on that channel."""
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)

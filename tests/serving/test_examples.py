@@ -8,24 +8,12 @@ from tensorflow_serving.apis import (
     classification_pb2,
     inference_pb2,
     input_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from tests.serving.asking import TIMEOUT, example, example_list, predict_request, refusal
 
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
-
-
-@pytest.fixture(scope="module")
-def channel(config_server):
-    with grpc.insecure_channel(config_server.address) as channel:
-        yield channel
-
-
-@pytest.fixture(scope="module")
-def predictions(channel):
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
 def classification(signature: str = "", request_input=None) -> classification_pb2.ClassificationRequest:

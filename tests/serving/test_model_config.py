@@ -20,17 +20,6 @@ INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.fixture(scope="module")
-def channel(config_server):
-    with grpc.insecure_channel(config_server.address) as channel:
-        yield channel
-
-
-@pytest.fixture(scope="module")
-def predictions(channel):
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-@pytest.fixture(scope="module")
 def models(channel):
     return model_service_pb2_grpc.ModelServiceStub(channel)
 
