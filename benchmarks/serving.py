@@ -6,8 +6,13 @@
 
 A text classifier of 1.4 million parameters with its tokenizer in the graph (`benchmarks/serving_model.py`) is asked for
 one sentence at a time. The load comes from a process of its own on the same machine, each client with a connection of
-its own; latencies are percentiles of a histogram, exact to three digits. All servers run all the time and are asked in
-turn, round after round; the numbers are medians over the rounds. CPU is milliseconds of all cores for one request.
+its own; latencies are percentiles of a histogram, exact to three digits. The servers are started once and asked in
+turn, round after round, each stopped (SIGSTOP) while it is another's turn: LitServe's processes, for one, never rest,
+and took most of a core from whoever was asked. The numbers are medians over the rounds. CPU is milliseconds of all
+cores for one request.
+
+All processes inherit the environment. TF_ENABLE_ONEDNN_OPTS=0 is worth trying: oneDNN compiles kernels for every new
+shape, and batches of text of every size have many.
 
 "direct" is a loop in one process that calls the signature with 1 or 32 sentences, with one thread inside TensorFlow's
 operations and with its default, and for comparison in two threads. The better of the first two is what "of direct"
@@ -25,6 +30,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -36,9 +42,11 @@ import tyro
 from benchmarks.serving_cells import ask, call, measure_in_turn
 from benchmarks.serving_competitors import direct, embedded_server, litserve, write_requests
 from benchmarks.serving_model import prepare
+from benchmarks.serving_processes import awake, send_to_all
 
 _BATCH_1, _BATCH_32 = 1, 32
 _OPEN_LOOP_CLIENTS = 32
+_WAKING_SECONDS = 0.5
 # Workers, largest batch, seconds to wait for it, threads inside TensorFlow's operations.
 _LITSERVE = ((1, 1, 0.0, 1), (1, 32, 0.001, 0), (1, 32, 0.005, 0), (2, 32, 0.001, 1))
 
@@ -99,19 +107,28 @@ def compare(config):
             for batch in (_BATCH_1, _BATCH_32)
         }
         runs |= {
-            (name, clients): partial(ask, target, clients, config.seconds)
+            (name, clients): partial(ask_awake, target, clients, config.seconds)
             for clients in config.clients
             for name, target in targets.items()
         }
+        for target in targets.values():
+            send_to_all(target.pid, signal.SIGSTOP)
         print(f"load average {os.getloadavg()[0]:.1f} before, on {os.cpu_count()} cores", flush=True)
         cells = measure_in_turn(runs, config.rounds, config.seed)
         print_closed_loop(cells)
         peaks = {name: max(cells[name, clients].rate for clients in config.clients) for name in targets}
         half_load = {
-            name: partial(ask, target, _OPEN_LOOP_CLIENTS, config.seconds, peaks[name] / 2)
+            name: partial(ask_awake, target, _OPEN_LOOP_CLIENTS, config.seconds, peaks[name] / 2)
             for name, target in targets.items()
         }
         print_open_loop(peaks, measure_in_turn(half_load, config.rounds, config.seed))
+
+
+def ask_awake(target, *arguments, **options):
+    """As `ask`, of a server that is stopped before and after."""
+    with awake(target.pid):
+        time.sleep(_WAKING_SECONDS)
+        return ask(target, *arguments, **options)
 
 
 def print_closed_loop(cells):

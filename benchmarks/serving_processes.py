@@ -53,6 +53,23 @@ def open_files(pid):
     return total
 
 
+def send_to_all(pid, number):
+    """Sends a signal to a process and its descendants."""
+    for one in descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, number)
+
+
+@contextlib.contextmanager
+def awake(pid):
+    """Lets a process and its descendants run for the time of a `with` block, and stops them at its end."""
+    send_to_all(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        send_to_all(pid, signal.SIGSTOP)
+
+
 def free_port():
     """A port that nothing listens on."""
     with socket.socket() as probe:
@@ -78,6 +95,7 @@ def running(command, log, **options):
     try:
         yield process
     finally:
+        send_to_all(process.pid, signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)

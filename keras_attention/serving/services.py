@@ -48,6 +48,16 @@ _METHODS = {
 _COUNTED = (PredictRequest, ClassificationRequest, RegressionRequest, MultiInferenceRequest)
 
 
+class _GoneClients(logging.Filter):
+    """Keeps back that an answer could not be sent: its client has gone, which gRPC logs with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and type(record.exc_info[1]).__name__ == "ExecuteBatchError")
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_GoneClients())
+
+
 def add_services(server: grpc.aio.Server, models: ModelManager) -> None:
     """Registers PredictionService and ModelService.
 

@@ -37,6 +37,10 @@ _STRING = DataType.Value("DT_STRING")
 # The field holds the bits of these (two floats for a complex number), not their values.
 _STORED_AS_BITS = {DataType.Value(f"DT_{name}") for name in ("HALF", "BFLOAT16", "COMPLEX64", "COMPLEX128")}
 
+# A few bytes can ask for a tensor of any size, whose one value is to be repeated. This many elements are allowed, half
+# a gigabyte of float64: more than any model's constant input, and less than what takes a server down.
+_MOST_REPEATED = 2**26
+
 
 def dtype_name(data_type: int) -> str:
     """The name that TensorFlow's messages use for a data type, such as ``float`` or ``string``."""
@@ -62,8 +66,8 @@ def decode(tensor: TensorProto) -> np.ndarray:
         An array of the tensor's shape; strings as an object array of bytes. It may be read-only.
 
     Raises:
-        ValueError: if the shape is not fully known, the packed bytes do not fill it, or the data type is none that
-            travels as values.
+        ValueError: if the shape is not fully known, the packed bytes do not fill it, far too few values are there for
+            it, or the data type is none that travels as values.
 
     Example:
         >>> decode(TensorProto(dtype=1, tensor_shape={"dim": [{"size": 3}]}, float_val=[1.0, 2.0]))
@@ -89,6 +93,8 @@ def decode(tensor: TensorProto) -> np.ndarray:
 def _fill(values: np.ndarray, shape: tuple[int, ...], filler) -> np.ndarray:
     size = math.prod(shape)
     if len(values) < size:
+        if size > _MOST_REPEATED:
+            raise ValueError(f"{len(values)} values for the {size} elements of the shape {list(shape)}")
         last = values[-1] if len(values) else filler
         values = np.concatenate([values, np.full(size - len(values), last, values.dtype)])
     return values[:size].reshape(shape)

@@ -62,6 +62,14 @@ def test_a_short_list_of_values_repeats_its_last_one_and_an_empty_one_is_zero_as
     assert decode(TensorProto(dtype=1, float_val=[1])).shape == ()
 
 
+@pytest.mark.parametrize("sizes", [[2**31], [2**20, 2**20], [2**62, 2**62]])
+def test_a_shape_of_billions_with_one_value_is_refused_before_it_takes_memory(sizes):
+    shape = {"dim": [{"size": size} for size in sizes]}
+    for tensor in (TensorProto(dtype=2, tensor_shape=shape, double_val=[1]), TensorProto(dtype=7, tensor_shape=shape)):
+        with pytest.raises(ValueError, match=r"^[01] values for the \d+ elements of the shape"):
+            decode(tensor)
+
+
 @pytest.mark.parametrize(
     "tensor",
     [

@@ -225,7 +225,7 @@ def test_a_new_version_is_available_when_it_is_so_in_both_workers(workers, chann
 
 
 def test_sigterm_drains_every_worker_and_exits_with_0(workers, channels):
-    request = predict_request("name: 'toy' signature_name: 'spin'", rounds=[500])
+    request = predict_request("name: 'toy' signature_name: 'spin'", rounds=[3000])
     pids = workers.pids
     with ThreadPoolExecutor(4) as pool:
         answers = [
@@ -236,7 +236,7 @@ def test_sigterm_drains_every_worker_and_exits_with_0(workers, channels):
         assert not any(answer.done() for answer in answers)
         assert workers.server.terminate() == 0
         for answer in answers:
-            assert list(answer.result(TIMEOUT).outputs["rounds"].int_val) == [500]
+            assert list(answer.result(TIMEOUT).outputs["rounds"].int_val) == [3000]
     assert not any(map(is_running, pids))
 
 
