@@ -14,14 +14,18 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS = 40.0
 
 
-def descendants(pid):
-    """A process and its children, and theirs, as long as they live: list of int."""
-    pids = [pid]
+def children(pid):
+    """The processes that a process has started, as long as they live: list of int."""
+    pids = []
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in path.read_text().split():
-                pids += descendants(int(child))
+            pids += map(int, path.read_text().split())
     return pids
+
+
+def descendants(pid):
+    """A process and its children, and theirs, as long as they live: list of int."""
+    return [pid, *(one for child in children(pid) for one in descendants(child))]
 
 
 def cpu_seconds(pid):
