@@ -7,7 +7,19 @@ client does not pay for TensorFlow, and a program on JAX or PyTorch never loads 
 import importlib
 
 __version__ = "0.1.0.dev0"
-__all__ = ["biases", "conformance", "layers", "masks", "models", "ops", "pretrained", "serving", "text", "training"]
+__all__ = [
+    "biases",
+    "conformance",
+    "layers",
+    "masks",
+    "models",
+    "ops",
+    "pretrained",
+    "serving",
+    "text",
+    "training",
+    "visualization",
+]
 
 
 def __getattr__(name: str):

@@ -14,9 +14,16 @@ import keras_attention.masks
 import keras_attention.models
 import keras_attention.ops
 import keras_attention.text
+import keras_attention.visualization
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = [keras_attention.layers, keras_attention.models, keras_attention.ops, keras_attention.text]
+PACKAGES = [
+    keras_attention.layers,
+    keras_attention.models,
+    keras_attention.ops,
+    keras_attention.text,
+    keras_attention.visualization,
+]
 MODULES = ["keras_attention.masks", "keras_attention.biases", "keras_attention.conformance"]
 MODULES += [f"{p.__name__}.{module.name}" for p in PACKAGES for module in pkgutil.iter_modules(p.__path__)]
 
@@ -38,7 +45,9 @@ def test_every_public_name_has_an_example():
     assert not without
 
 
-@pytest.mark.parametrize("page", ["README.md", "keras_attention/layers/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "keras_attention/layers/README.md", "keras_attention/training/README.md"]
+)
 def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
     assert blocks

@@ -1,8 +1,11 @@
 """The batches of a run, with a position to return to, and the rows of them that each replica gets."""
 
 import inspect
+import zlib
 
 import tensorflow as tf
+
+from keras_attention.training.reader_errors import reader_errors
 
 
 class Feed:
@@ -14,6 +17,10 @@ class Feed:
         strategy: `tf.distribute.Strategy`.
         cluster: `Cluster`.
         name: str, what the argument is called.
+
+    Attributes:
+        first_batch: int, a checksum of the first batch of the first pass, once that has begun: the same on all workers,
+            or 0 where they do not share the batches.
     """
 
     def __init__(self, source, strategy, cluster, name):
@@ -49,6 +56,7 @@ class Feed:
             lambda s: tf.zeros([0, *(size or 1 for size in s.shape[1:])], s.dtype), self.spec
         )
         self.passes, self.batches = -1, 0
+        self.first_batch = None
 
     @property
     def length(self):
@@ -58,10 +66,9 @@ class Feed:
 
     def start(self):
         """Begins the next pass."""
-        self._iterator = iter(self._dataset)
+        self._begin()
         self.passes += 1
         self.batches = 0
-        self._ahead = next(self._iterator, None)
 
     def go_to(self, passes, batches):
         """Goes to where a feed of the same data was.
@@ -71,12 +78,20 @@ class Feed:
                 order of the present one.
             batches: int, the batches of the present pass that have been used. They are read again and skipped.
         """
-        self.skip_passes(passes - self.passes - 1)
+        skipped = passes - self.passes - 1
+        if skipped:
+            self._begin()
+            self.skip_passes(skipped - 1)
         self.passes, self.batches = passes, batches
-        self._iterator = iter(self._dataset)
+        self._begin()
         for _ in range(batches):
-            next(self._iterator, None)
-        self._ahead = next(self._iterator, None)
+            self._ahead = self._next()
+
+    def _begin(self):
+        self._iterator = iter(self._dataset)
+        self._ahead = self._next()
+        if self.first_batch is None:
+            self.first_batch = self._checksum()
 
     def skip_passes(self, count):
         """Begins and leaves so many passes, for what is shuffled anew in each."""
@@ -91,9 +106,38 @@ class Feed:
     def take(self):
         """The next batch; one without rows where the pass has ended on this worker and goes on on others."""
         batch = self._nothing if self._ahead is None else self._ahead
-        self._ahead = next(self._iterator, None)
+        self._ahead = self._next()
         self.batches += 1
         return batch
+
+    def _next(self):
+        with reader_errors():
+            return next(self._iterator, None)
+
+    def _checksum(self):
+        """A number that follows from the next batch; 0 where the workers do not share the batches."""
+        checksum = 0
+        if self.is_shared and self._ahead is not None:
+            for tensor in tf.nest.flatten(self._ahead):
+                checksum = zlib.crc32(tf.io.serialize_tensor(tensor).numpy(), checksum)
+        return checksum
+
+    def require_complete(self, batch, rows):
+        """Refuses batches that are not of one size on the workers that share them: rows were left out, or used twice.
+
+        Args:
+            batch: what `take` has returned.
+            rows: float, how many rows all replicas together have used of it.
+
+        Raises:
+            ValueError: if the batch has another number.
+        """
+        size = tf.nest.flatten(batch)[0].shape[0]
+        if self.is_shared and size != rows:
+            raise ValueError(
+                f"`train` must give the same batches on all workers, or be a function of the input context. Received: "
+                f"batch {self.batches} of a pass with {size} rows here and {rows:.0f} in the shares of all workers"
+            )
 
     def empty(self):
         """A batch of one row of zeros, to build a model with."""

@@ -1,15 +1,21 @@
 """Checkpoints on disk: one file each, whole or absent."""
 
 import contextlib
+import errno
+import fcntl
+import io
 import json
 import os
 import re
+import socket
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 _NAME = re.compile(r"checkpoint-(\d{10})\.npz")
+# What a file system without locks says.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class CheckpointFolder:
@@ -39,6 +45,45 @@ class CheckpointFolder:
     def __init__(self, path, keep=2):
         self.path = Path(path)
         self._keep = keep
+        self._lock = None
+
+    def claim(self):
+        """Makes the folder and takes it for this process, until `release` or until the process has ended, however.
+
+        Raises:
+            ValueError: if another process has it.
+            OSError: if nothing can be written to it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+            self._lock.seek(0)
+            try:
+                # Of the process, not of the open file: what it forks does not keep it.
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._lock.flush()
+            for leftover in self.path.glob("checkpoint-*.writing"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run writes to the folder of checkpoints: {self._lock.read().strip()}. Stop it, or give "
+                f"`checkpoint_folder` another one. Received: {self.path}"
+            ) from error
+        except OSError as error:
+            raise OSError(
+                error.errno, f"no checkpoint can be written to the folder ({error.strerror})", str(self.path)
+            ) from error
+
+    def release(self):
+        """Gives back what `claim` has taken, if it has."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def newest(self):
         """The path of the newest checkpoint, or None."""
@@ -92,12 +137,19 @@ class CheckpointFolder:
 
         Raises:
             ValueError: if the file is damaged.
+            OSError: if it cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with zipfile.ZipFile(path) as archive:
+                arrays = {
+                    # Whole members: only at the end of one is its checksum compared.
+                    name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)))
+                    for name in archive.namelist()
+                }
             return arrays, json.loads(arrays.pop("state").tobytes())
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged archive raises whatever its bytes lead to, such as a seek to before it
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             raise ValueError(
                 f"the checkpoint is damaged: {error}. Remove it to go on from the one before. Received: {path}"
             ) from error

@@ -35,6 +35,9 @@ class TrainingConfig:
         patience: stop after so many epochs without a better validation loss (or loss, without validation data), with
             the weights of the best epoch. None never stops early.
         log_gradient_norm: add `gradient_norm`, the length of the gradient before clipping, to the logs.
+        log_folder: where the run writes curves, histograms of the weights and its graph for TensorBoard, and its
+            history as `history.csv`; `log_gradient_norm` is then on. Give each run a folder of its own: one that
+            begins anew takes the place of what is there. None writes nothing.
         progress: show a progress bar.
 
     Raises:
@@ -62,6 +65,7 @@ class TrainingConfig:
     resume: bool = True
     patience: int | None = None
     log_gradient_norm: bool = False
+    log_folder: Path | None = None
     progress: bool = True
 
     def __post_init__(self):

@@ -8,17 +8,23 @@ device whatever the strategy.
 """
 
 import contextlib
+import dataclasses
 import logging
 from typing import NamedTuple
 
 import keras
 
+from keras_attention.training.adversarial import Adversary, FastGradientMethod
 from keras_attention.training.batches import Feed
 from keras_attention.training.checkpoints import CheckpointFolder
 from keras_attention.training.config import TrainingConfig
+from keras_attention.training.event_file import check_folder
 from keras_attention.training.loop import Loop
 from keras_attention.training.objective import Objective
+from keras_attention.training.progress_bar import ProgressBar
+from keras_attention.training.r_drop import RDrop
 from keras_attention.training.randomness import RandomStates
+from keras_attention.training.run_log import HistoryTable, RunLog
 from keras_attention.training.signals import Termination
 from keras_attention.training.state import RunState
 from keras_attention.training.steps import Steps
@@ -39,7 +45,7 @@ class Trained(NamedTuple):
     history: keras.callbacks.History
 
 
-def fit(build, train, validation=None, config=None, callbacks=()):
+def fit(build, train, validation=None, config=None, callbacks=(), regularizers=()):
     """Trains a model under a distribution strategy, and goes on where a run before was stopped.
 
     The batch of a dataset is the batch of an update, whatever the devices: with 4 replicas and batches of 32 each
@@ -53,7 +59,7 @@ def fit(build, train, validation=None, config=None, callbacks=()):
     again, and ends with the same numbers as one that was not: weights, optimizer, metrics, history, what Keras's
     callbacks know, dropout and the position in the data are restored. The data must come in the same order each time:
     seed what shuffles. At SIGTERM it ends the step, saves, and exits with status 143. Only the chief (the first
-    worker) writes; the others get their state from it. If one worker dies the others fail or wait for it: whatever
+    worker) writes; the others get their state from it. If one worker dies the others fail within seconds: whatever
     supervises them must stop and start all.
 
     On GPUs the same numbers take `tf.config.experimental.enable_op_determinism()`. A CSVLogger that is to keep its
@@ -61,9 +67,15 @@ def fit(build, train, validation=None, config=None, callbacks=()):
 
     Dropout differs between replicas and parts of a batch, and follows from the seed, the step and the replica alone.
 
+    Several outputs are trained with the losses and weights of `compile(loss={...}, loss_weights={...})`. A row that has
+    no label for an output either has the class that this output's loss ignores (`ignore_class=-1`), or any label and a
+    sample weight of 0 beside a loss with `reduction="mean_with_sample_weight"`: it then gives that output no gradient
+    and does not count in its mean.
+
     Callbacks run on all workers, with the same logs; those of Keras that write files, and others that have an attribute
     `chief_only` that is true, on the chief. Callbacks that learn something in a run may have `get_state`, which returns
-    a dict for JSON, and `set_state`, and are then resumed like Keras's.
+    a dict for JSON, and `set_state`, and are then resumed like Keras's. Those that have `set_progress` are given the
+    run's `Progress` before it begins: where it is, kept up to date.
 
     Args:
         build: function without arguments that makes and compiles the model; called once, in the strategy's scope and
@@ -73,6 +85,7 @@ def fit(build, train, validation=None, config=None, callbacks=()):
         validation: the same for the data that is evaluated after every epoch, or None.
         config: `TrainingConfig`. Defaults to one with its defaults.
         callbacks: list of `keras.callbacks.Callback`.
+        regularizers: list of `RDrop` and `FastGradientMethod`, one of each at most.
 
     Returns:
         `Trained`.
@@ -101,6 +114,8 @@ def fit(build, train, validation=None, config=None, callbacks=()):
     Reference: https://www.tensorflow.org/tutorials/distribute/custom_training
     """
     config = config or TrainingConfig()
+    if config.log_folder is not None:
+        config = dataclasses.replace(config, log_gradient_norm=True)
     cluster = this_cluster()
     strategy = make_strategy(config.strategy)
     if config.seed is not None:
@@ -110,13 +125,14 @@ def fit(build, train, validation=None, config=None, callbacks=()):
     model = _build(build, config, strategy, feed)
 
     random_states = RandomStates(model)
-    objective = Objective(model, strategy.num_replicas_in_sync)
-    steps = Steps(model, strategy, objective, random_states, feed, config)
+    r_drop, method = _one_of_each(regularizers)
+    adversary = None if method is None else Adversary(model, method)
+    objective = Objective(model, strategy.num_replicas_in_sync, r_drop)
+    steps = Steps(model, strategy, objective, random_states, feed, config, adversary)
     callbacks = _callbacks(callbacks, config, cluster, validation)
     callback_list = keras.callbacks.CallbackList(
         callbacks,
         add_history=True,
-        add_progbar=config.progress and cluster.is_chief,
         verbose=int(config.progress),
         epochs=config.epochs,
         steps=config.steps_per_epoch or feed.length,
@@ -126,11 +142,6 @@ def fit(build, train, validation=None, config=None, callbacks=()):
     folder = None
     if config.checkpoint_folder is not None:
         folder = CheckpointFolder(config.checkpoint_folder, config.keep_checkpoints)
-        if not config.resume and cluster.is_chief and folder.newest():
-            raise ValueError(
-                f"`checkpoint_folder` must have no checkpoints where `resume` is False. Received: "
-                f"checkpoint_folder={str(config.checkpoint_folder)!r} with resume=False"
-            )
     loop = Loop(
         model=model,
         steps=steps,
@@ -143,7 +154,12 @@ def fit(build, train, validation=None, config=None, callbacks=()):
         cluster=cluster,
         config=config,
     )
-    with _graph_for_tensorboard(model, steps), Termination(folder is not None) as termination, strategy.scope():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_graph_for_tensorboard(model, steps))
+        if adversary is not None:
+            stack.enter_context(adversary)
+        termination = stack.enter_context(Termination(folder is not None))
+        stack.enter_context(strategy.scope())
         loop.run(termination)
     return Trained(model, model.history)
 
@@ -191,6 +207,17 @@ def _check(model):
         )
 
 
+def _one_of_each(regularizers):
+    """The `RDrop` and the `FastGradientMethod` among regularizers, or None."""
+    by_kind = {type(regularizer): regularizer for regularizer in regularizers}
+    if len(by_kind) < len(regularizers) or by_kind.keys() - {RDrop, FastGradientMethod}:
+        raise ValueError(
+            "`regularizers` may hold one `RDrop` and one `FastGradientMethod`. Received: "
+            f"regularizers={list(regularizers)!r}"
+        )
+    return by_kind.get(RDrop), by_kind.get(FastGradientMethod)
+
+
 _WRITERS = (
     keras.callbacks.ModelCheckpoint,
     keras.callbacks.TensorBoard,
@@ -212,6 +239,11 @@ def _callbacks(callbacks, config, cluster, validation):
         callbacks.append(
             keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode="min", restore_best_weights=True)
         )
+    if config.log_folder is not None:
+        folder = check_folder("log_folder", config.log_folder)
+        callbacks += [RunLog(folder), HistoryTable(folder)]
+    if config.progress:
+        callbacks.append(ProgressBar())
     if cluster.is_chief:
         return callbacks
     return [c for c in callbacks if not isinstance(c, _WRITERS) and not getattr(c, "chief_only", False)]

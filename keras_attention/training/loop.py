@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_attention.training.signals import EXIT_STATUS
 from keras_attention.training.state import Progress
+from keras_attention.training.strategies import checksums
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +54,36 @@ class Loop:
             SystemExit: at SIGTERM, once the state is saved.
         """
         self._termination = termination
+        try:
+            self._run()
+        finally:
+            if self._folder is not None:
+                self._folder.release()
+
+    def _run(self):
+        self._agreement.require_same(checksums(self._config))
         arrays, state = self._load()
         if arrays is not None:
             self._progress = Progress(**state["progress"])
             self._state.restore_variables(arrays)
             logger.info("going on after %d batches, in epoch %d", self._progress.step, self._progress.epoch + 1)
         self._model.stop_training = False
+        for callback in self._callbacks.callbacks:
+            if hasattr(callback, "set_progress"):
+                callback.set_progress(self._progress)
         self._callbacks.on_train_begin()
         if arrays is not None:
             self._state.restore_callbacks(arrays, state)
         logs = None
         if not self._is_over():
             self._feed.go_to(self._progress.passes, self._progress.pass_batches)
+            if arrays is not None and self._progress.first_batch != self._feed.first_batch:
+                logger.warning(
+                    "`train` does not begin with the batch that it began with before the run was stopped, so the "
+                    "result will not be that of a run without a stop. Is it shuffled without a seed, or other data?"
+                )
+            self._agreement.require_same({"the first batch of `train`": self._feed.first_batch})
+            self._progress.first_batch = self._feed.first_batch
             if self._validation_feed is not None:
                 self._validation_feed.skip_passes(self._progress.epoch)
         while not self._is_over():
@@ -111,7 +130,9 @@ class Loop:
                     return
                 more = self._start_pass()
             self._callbacks.on_train_batch_begin(progress.epoch_steps)
-            losses, rows, metrics = self._steps.train(self._feed.take(), progress.step)
+            batch = self._feed.take()
+            losses, rows, metrics = self._steps.train(batch, progress.step)
+            self._feed.require_complete(batch, rows)
             progress.step += 1
             progress.epoch_steps += 1
             progress.passes, progress.pass_batches = self._feed.passes, self._feed.batches
@@ -137,12 +158,19 @@ class Loop:
 
     def _validate(self):
         """Evaluates, as `keras.Model.evaluate` does; returns the logs."""
+        trained = self._state.capture_metrics() if self._folder is not None else None
         self._model.reset_metrics()
         self._callbacks.on_test_begin()
         means = Progress()
         self._validation_feed.start()
         while self._config.validation_steps is None or means.step < self._config.validation_steps:
-            if not self._agreement.any(self._validation_feed.has_next)[0]:
+            more, terminated = self._agreement.any(self._validation_feed.has_next, self._termination.requested)
+            if terminated:
+                # Saved is the end of the epoch's training: the next run validates from the beginning.
+                self._state.restore_metrics(trained)
+                self._save()
+                raise SystemExit(EXIT_STATUS)
+            if not more:
                 break
             self._callbacks.on_test_batch_begin(means.step)
             losses, rows, metrics = self._test(self._validation_feed.take())
@@ -169,15 +197,23 @@ class Loop:
         arrays, state, problem = None, None, None
         if self._folder is None:
             return arrays, state
-        if self._cluster.is_chief and (path := self._folder.newest()):
+        if self._cluster.is_chief:
             try:
-                arrays, state = self._folder.load(path)
-                self._state.check(arrays, path)
+                self._folder.claim()
+                path = self._folder.newest()
+                if path and not self._config.resume:
+                    raise ValueError(
+                        "`checkpoint_folder` must have no checkpoints where `resume` is False. Received: "
+                        f"checkpoint_folder={str(self._config.checkpoint_folder)!r} with resume=False"
+                    )
+                if path:
+                    arrays, state = self._folder.load(path)
+                    self._state.check(arrays, path)
             except (ValueError, OSError) as error:
                 problem = error
         (failed, found) = self._agreement.any(problem is not None, arrays is not None)
         if failed:
-            raise problem or ValueError("the chief could not load its checkpoint, and says why")
+            raise problem or ValueError("the chief cannot use the folder of checkpoints, and says why")
         if not found or len(self._cluster.workers) == 1:
             return arrays, state
         return self._from_the_chief(arrays, state)

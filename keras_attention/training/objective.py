@@ -38,17 +38,24 @@ class Objective:
         model: `keras.Model`, compiled. One with a `compute_loss` of its own is asked for it: that loss counts as a mean
             over examples, scaled by the number of replicas as Keras's losses are.
         num_replicas: int.
+        r_drop: `RDrop` or None.
 
     Raises:
-        ValueError: if the model has no loss, or one that is not reduced to a number.
+        ValueError: if the model has no loss, or one that is not reduced to a number, or one that `r_drop` is not for.
     """
 
-    def __init__(self, model, num_replicas):
+    def __init__(self, model, num_replicas, r_drop=None):
         self._model = model
         self._num_replicas = num_replicas
+        self.r_drop = r_drop
         self._is_custom = type(model).compute_loss is not keras.Model.compute_loss
         self._losses, self._weights = model.loss, None
         if self._is_custom:
+            if r_drop is not None:
+                raise ValueError(
+                    "`RDrop` needs the losses of `compile`: a model with a `compute_loss` of its own must do it there. "
+                    f"Received: {model!r}"
+                )
             return
         if model.loss is None:
             raise ValueError("`build` must compile the model with a `loss`. Received: loss=None")
@@ -58,8 +65,10 @@ class Objective:
                 raise ValueError(
                     f"`loss` must be reduced to a number: its `reduction` may not be None. Received: loss={loss!r}"
                 )
+            if r_drop is not None:
+                r_drop.check(loss)
 
-    def terms(self, x, y, y_pred, sample_weight, training):
+    def terms(self, x, y, y_pred, sample_weight, training, again=None):
         """The losses on some rows.
 
         Args:
@@ -68,6 +77,7 @@ class Objective:
             y_pred: what the model gave.
             sample_weight: the weights of the examples or of their positions, or None.
             training: bool.
+            again: what the model gave in a second pass, for `RDrop`.
 
         Returns:
             dict of `Term`, by the name of the output.
@@ -79,6 +89,7 @@ class Objective:
             loss = self._model.compute_loss(x, y, y_pred, sample_weight, **options)
             return {"output": Term(tf.cast(loss, tf.float32) * self._num_replicas * rows, rows)}
         outputs = self._by_name(y_pred)
+        again = {} if again is None else self._by_name(again)
         single = len(outputs) == 1
         terms = {}
         for position, (name, output) in enumerate(outputs.items()):
@@ -89,30 +100,34 @@ class Objective:
             weights = sample_weight
             if keras.tree.is_nested(sample_weight):
                 weights = self._part(sample_weight, name, position)
-            term = _term(loss, target, output, weights, rows)
+            term = _term(loss, target, output, weights, rows, again.get(name), self.r_drop)
             terms[name] = term if weight is None else dataclasses.replace(term, weight=weight)
         return terms
 
-    def combine(self, terms, totals, share):
+    def added(self):
+        """The sum of the losses that layers have added; to be asked for right after the model was called."""
+        if self._is_custom:
+            return 0.0
+        return sum((tf.reduce_sum(tf.cast(extra, tf.float32)) for extra in self._model.losses), 0.0)
+
+    def combine(self, terms, totals, share, added=0.0):
         """The part of the loss of the whole batch that some rows contribute.
 
         Args:
             terms: what `terms` returned for these rows.
             totals: float [number of terms], the denominators of the whole batch.
             share: float scalar, the fraction of the batch's rows that these are, for losses that layers add.
+            added: float scalar, what `added` returned.
 
         Returns:
             (loss, parts): scalar, and a dict of scalars by the name of the log, which add up over rows.
         """
-        loss, parts = 0.0, {}
+        loss, parts = added * share, {}
         for (name, term), total in zip(terms.items(), tf.unstack(totals, len(terms)), strict=True):
             part = term.numerator if term.is_sum else tf.math.divide_no_nan(term.numerator, total)
             # A share without rows holds one that does not count.
             parts[f"{name}_loss"] = part * tf.cast(share > 0, part.dtype)
             loss += parts[f"{name}_loss"] * term.weight
-        if not self._is_custom:
-            for extra in self._model.losses:
-                loss += tf.reduce_sum(tf.cast(extra, tf.float32)) * share
         return loss, {"loss": loss, **(parts if len(parts) > 1 else {})}
 
     def count(self, x, y, y_pred, sample_weight):
@@ -148,7 +163,7 @@ def _rows(outputs):
     return tf.cast(tf.shape(keras.tree.flatten(outputs)[0])[0], tf.float32)
 
 
-def _term(loss, target, output, weights, rows):
+def _term(loss, target, output, weights, rows, again=None, r_drop=None):
     """The numerator and the denominator of one of Keras's losses, which `Loss.__call__` would divide at once."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
@@ -156,13 +171,17 @@ def _term(loss, target, output, weights, rows):
     mask = get_keras_mask(output)
     target, output = (tf.cast(tensor, dtype) for tensor in (target, output))
     if isinstance(loss, keras.losses.Loss):
-        values, reduction = loss.call(target, output), loss.reduction
+        compute, reduction = loss.call, loss.reduction
     else:
-        values, reduction = loss(*_same_rank(target, output)), "sum_over_batch_size"
+        compute, reduction = (lambda y, y_pred: loss(*_same_rank(y, y_pred))), "sum_over_batch_size"
+    values = compute(target, output)
     ignored = get_keras_mask(values)
     if ignored is not None:  # Keras's losses say so where a class is to be ignored.
         mask = ignored if mask is None else tf.logical_and(mask, ignored)
     values = tf.cast(values, tf.float32)
+    if again is not None:
+        again = tf.cast(again, dtype)
+        values = r_drop.values(loss, values, tf.cast(compute(target, again), tf.float32), output, again)
     if values.shape.rank == 0:  # a mean that the function has taken itself
         return Term(values * rows, rows)
     size = tf.reduce_prod(tf.cast(_shape(values, target), tf.float32))

@@ -23,6 +23,7 @@ class Progress:
         sums: dict of [float, float] by the name of the log: the sum of the losses of the present epoch, each times its
             rows, and the sum of the rows.
         stopped: bool, whether a callback has ended the run.
+        first_batch: int, of the data, as `Feed` tells it.
     """
 
     epoch: int = 0
@@ -32,6 +33,7 @@ class Progress:
     pass_batches: int = 0
     sums: dict = dataclasses.field(default_factory=dict)
     stopped: bool = False
+    first_batch: int = 0
 
     def add(self, losses, rows):
         """Counts a batch's losses; returns the means of the epoch so far."""
@@ -76,20 +78,26 @@ class RunState:
         Returns:
             (arrays, state): dict of numpy arrays, and what JSON can hold.
         """
-        arrays = {
-            f"{group}/{number:04d}/{variable.path}": _plain(np.array(variable))
-            for group, variables in self._variables.items()
-            for number, variable in enumerate(variables)
-        }
+        arrays = {name: array for group in self._variables for name, array in self._arrays(group).items()}
         arrays["seeds"] = np.array(self._random_states.seeds, np.int64).reshape(-1, 2)
         states = {}
         for key, callback in self._callbacks.items():
             states[key] = _callback_state(callback)
             for name in [name for name, value in states[key].items() if _is_arrays(value)]:
                 for index, array in enumerate(states[key].pop(name)):
-                    arrays[f"callback/{key}/{name}/{index:04d}"] = _plain(np.asarray(array))
+                    arrays[f"callback/{key}/{name}/{index:06d}"] = _plain(np.asarray(array))
         state = {"progress": dataclasses.asdict(progress), "callbacks": states}
         return arrays, json.loads(json.dumps(state, default=_to_json))
+
+    def capture_metrics(self):
+        """The arrays of the metrics alone, for `restore_metrics`."""
+        return self._arrays("metric")
+
+    def _arrays(self, group):
+        return {
+            f"{group}/{number:06d}/{variable.path}": _plain(np.array(variable))
+            for number, variable in enumerate(self._variables[group])
+        }
 
     def check(self, arrays, path):
         """Refuses the checkpoint of another model.

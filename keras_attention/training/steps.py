@@ -1,5 +1,6 @@
 """One training or validation step on all replicas, each in one graph, or with accumulation in a few."""
 
+import contextlib
 import inspect
 
 import keras
@@ -25,20 +26,23 @@ class Steps:
         random_states: `RandomStates`.
         feed: `Feed` of the batches to train on.
         config: `TrainingConfig`.
+        adversary: `Adversary` or None; it must be in use when the steps are.
 
     Raises:
         RuntimeError: if this Keras reduces gradients in another way than those that are known.
     """
 
-    def __init__(self, model, strategy, objective, random_states, feed, config):
+    def __init__(self, model, strategy, objective, random_states, feed, config, adversary=None):
         self._model = model
         self._strategy = strategy
         self._objective = objective
         self._random_states = random_states
         self._feed = feed
         self._config = config
+        self._adversary = adversary
         self._parts = config.gradient_accumulation_steps
         self._sums = strategy.num_replicas_in_sync > 1
+        self._streams = strategy.num_replicas_in_sync * self._parts
         self._takes_training = {"training", "kwargs"} & set(inspect.signature(model.call).parameters)
         leave_the_sum_to_us(model.optimizer)
 
@@ -94,9 +98,10 @@ class Steps:
         def test_step(batch):
             (x, y, weight), number = self._share(batch, feed)
             outputs = self._call(x, training=False)
+            added = self._objective.added()
             terms = self._objective.terms(x, y, outputs, weight, training=False)
             totals = self._totals(self._objective.denominators(terms), number)
-            _, losses = self._combine(terms, totals, number)
+            _, losses = self._combine(terms, totals, number, added)
             self._update_metrics(x, y, outputs, weight, number)
             return self._sum(losses), totals[-1]
 
@@ -107,14 +112,9 @@ class Steps:
 
     def _whole_step(self, batch, step):
         (x, y, weight), number = self._share(batch, self._feed)
-        self._random_states.set_for(step, self._replica())
-        with tf.GradientTape() as tape:
-            outputs = self._call(x, training=True)
-            terms = self._objective.terms(x, y, outputs, weight, training=True)
-            totals = self._totals(self._objective.denominators(terms), number)
-            loss, losses = self._combine(terms, totals, number)
-            scaled = self._model.optimizer.scale_loss(loss)
-        gradients = _dense(tape.gradient(scaled, self._model.trainable_weights))
+        gradients, losses, outputs, _, totals = self._forward_and_backward(
+            x, y, weight, number, step, self._replica(), None
+        )
         norm = self._update(gradients)
         self._update_metrics(x, y, outputs, weight, number)
         return {**self._sum(losses), **norm}, totals[-1]
@@ -125,8 +125,8 @@ class Steps:
 
     def _part_step(self, batch, step, part, totals):
         (x, y, weight), number = self._share(batch, self._feed, part, self._parts)
-        self._random_states.set_for(step, self._replica() * self._parts + part)
-        gradients, losses, outputs, masks = self._forward_and_backward(x, y, weight, number, totals)
+        stream = self._replica() * self._parts + part
+        gradients, losses, outputs, masks, _ = self._forward_and_backward(x, y, weight, number, step, stream, totals)
         for output, mask in zip(keras.tree.flatten(outputs), masks, strict=True):
             if mask is not None:
                 set_keras_mask(output, mask)
@@ -137,14 +137,45 @@ class Steps:
         self._update_metrics(x, y, outputs, weight, number)
         return self._sum(losses)
 
-    def _forward_and_backward(self, x, y, weight, number, totals):
+    def _forward_and_backward(self, x, y, weight, number, step, stream, totals):
+        """One pass through the model and back, or two where a regulariser wants them."""
+        weights, optimizer = self._model.trainable_weights, self._model.optimizer
         with tf.GradientTape() as tape:
-            outputs = self._call(x, training=True)
-            terms = self._objective.terms(x, y, outputs, weight, training=True)
-            loss, losses = self._combine(terms, totals, number)
-            scaled = self._model.optimizer.scale_loss(loss)
-        gradients = _dense(tape.gradient(scaled, self._model.trainable_weights))
-        return gradients, losses, outputs, [get_keras_mask(output) for output in keras.tree.flatten(outputs)]
+            with self._watched(tape) as embeddings:
+                outputs = self._pass(x, step, stream)
+            again = None
+            if self._objective.r_drop is not None:
+                again = self._pass(x, step, stream + self._streams)
+            added = self._objective.added()
+            terms = self._objective.terms(x, y, outputs, weight, training=True, again=again)
+            if totals is None:
+                totals = self._totals(self._objective.denominators(terms), number)
+            loss, losses = self._combine(terms, totals, number, added)
+            scaled = optimizer.scale_loss(loss)
+        gradients, slopes = tape.gradient(scaled, (weights, embeddings))
+        gradients = _dense(gradients)
+        if self._adversary is not None:
+            with tf.GradientTape() as tape:
+                with self._adversary.moved(embeddings, slopes):
+                    moved = self._pass(x, step, stream)
+                terms = self._objective.terms(x, y, moved, weight, training=True)
+                adversarial, _ = self._combine(terms, totals, number)
+                scaled = optimizer.scale_loss(adversarial)
+            others = _dense(tape.gradient(scaled, weights))
+            gradients = [
+                first if second is None else second if first is None else first + second
+                for first, second in zip(gradients, others, strict=True)
+            ]
+            losses = {**losses, "loss": loss + adversarial, "adversarial_loss": adversarial}
+        masks = [get_keras_mask(output) for output in keras.tree.flatten(outputs)]
+        return gradients, losses, outputs, masks, totals
+
+    def _pass(self, x, step, stream):
+        self._random_states.set_for(step, stream)
+        return self._call(x, training=True)
+
+    def _watched(self, tape):
+        return contextlib.nullcontext([]) if self._adversary is None else self._adversary.watched(tape)
 
     def _apply_step(self):
         accumulated = zip(self._accumulators, self._has_gradient, strict=True)
@@ -182,9 +213,9 @@ class Steps:
         denominators *= tf.cast(number > 0, tf.float32)
         return self._sum(tf.concat([denominators, number[tf.newaxis]], 0))
 
-    def _combine(self, terms, totals, number):
+    def _combine(self, terms, totals, number, added=0.0):
         fraction = tf.math.divide_no_nan(tf.cast(number, tf.float32), totals[-1])
-        return self._objective.combine(terms, totals[:-1], fraction)
+        return self._objective.combine(terms, totals[:-1], fraction, added)
 
     def _update_metrics(self, x, y, outputs, weight, number):
         def rows_that_count(tensor):

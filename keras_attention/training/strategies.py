@@ -1,11 +1,14 @@
 """The devices that a run trains on, from a name and the environment."""
 
+import collections
 import dataclasses
 import functools
 import json
 import os
 import typing
+import zlib
 
+import numpy as np
 import tensorflow as tf
 
 from keras_attention.training.config import Strategy
@@ -69,7 +72,7 @@ def read_cluster(tf_config):
     for kind, addresses in cluster.items():
         if kind not in ("chief", "worker"):
             refuse(f"may name a chief and workers, and names {kind!r}")
-        if not isinstance(addresses, list) or not all(isinstance(a, str) and ":" in a for a in addresses):
+        if not isinstance(addresses, list) or not addresses or not all(map(_is_address, addresses)):
             refuse(f'must give `{kind}` as a list of "host:port"')
     kind, index = task.get("type"), task.get("index")
     if kind not in cluster:
@@ -79,7 +82,17 @@ def read_cluster(tf_config):
     chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
     if len(chiefs) > 1:
         refuse("may name one chief")
+    twice = [address for address, count in collections.Counter(chiefs + workers).items() if count > 1]
+    if twice:
+        refuse(f"must give every worker an address of its own, and gives {', '.join(twice)} to several")
     return Cluster((*chiefs, *workers), index + (len(chiefs) if kind == "worker" else 0))
+
+
+def _is_address(value):
+    if not isinstance(value, str):
+        return False
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and int(port) < 2**16
 
 
 def make_strategy(name="auto"):
@@ -159,6 +172,23 @@ def _count(kind):
     return len(tf.config.list_physical_devices(kind))
 
 
+def checksums(config):
+    """What the workers of a run compare of their configs, for `Agreement.require_same`.
+
+    Args:
+        config: `TrainingConfig`.
+
+    Returns:
+        dict of int by the name of the option. Of a folder it says only whether there is one: it may be another on each
+        host.
+    """
+    return {
+        f"`{name}` of the config": zlib.crc32(repr(bool(value) if name.endswith("_folder") else value).encode())
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("keep_checkpoints", "progress", "resume")
+    }
+
+
 class Agreement:
     """What the workers of a run decide together, so that none waits for one that has left.
 
@@ -169,19 +199,21 @@ class Agreement:
 
     def __init__(self, strategy, cluster):
         self._alone = len(cluster.workers) == 1
+        self._cluster = cluster
         self._strategy = strategy
 
         here = max(strategy.num_replicas_in_sync // len(cluster.workers), 1)
 
-        @tf.function(reduce_retracing=True)
-        def total(values):
-            def sum_over_replicas(values):
-                context = tf.distribute.get_replica_context()
-                # Once for every worker, whatever its replicas are.
-                first = tf.equal(context.replica_id_in_sync_group % here, 0)
-                return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, tf.zeros_like(values)))
+        def sum_over_replicas(values):
+            context = tf.distribute.get_replica_context()
+            # Once for every worker, whatever its replicas are.
+            first = tf.equal(context.replica_id_in_sync_group % here, 0)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, tf.zeros_like(values)))
 
-            return strategy.run(sum_over_replicas, args=(values,))
+        @functools.cache
+        def total(dtype):
+            signature = [tf.TensorSpec([None], dtype)]  # of any length, or each would be traced
+            return tf.function(lambda values: strategy.run(sum_over_replicas, args=(values,)), signature)
 
         self._total = total
 
@@ -192,7 +224,27 @@ class Agreement:
         return [bool(count) for count in self.total(tf.constant([int(flag) for flag in flags]))]
 
     def total(self, values):
-        """The sum over workers of a tensor of numbers, as a numpy array."""
+        """The sum over workers of a tensor [N] of numbers, as a numpy array."""
         if self._alone:
             return values.numpy()
-        return self._strategy.experimental_local_results(self._total(values))[0].numpy()
+        return self._strategy.experimental_local_results(self._total(values.dtype)(values))[0].numpy()
+
+    def require_same(self, numbers):
+        """Refuses a run whose workers differ in what must be the same on all.
+
+        Args:
+            numbers: dict of int from 0 to 2**32 - 1 by what they stand for, such as a checksum of it.
+
+        Raises:
+            ValueError: on all workers, if a number is not that of the chief on one of them.
+        """
+        table = np.zeros([len(self._cluster.workers), len(numbers)], np.int64)
+        table[self._cluster.index] = list(numbers.values())
+        table = self.total(tf.constant(table.reshape(-1))).reshape(table.shape)
+        for name, column in zip(numbers, table.T, strict=True):
+            others = [self._cluster.workers[index] for index in np.flatnonzero(column != column[0])]
+            if others:
+                raise ValueError(
+                    f"{name} must be the same on all workers. Received: another one on {', '.join(others)} than on the "
+                    f"chief, {self._cluster.workers[0]}"
+                )

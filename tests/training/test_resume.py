@@ -1,7 +1,7 @@
 """A run that was killed ends with the numbers of one that was not."""
 
+import multiprocessing
 import random
-import resource
 import signal
 
 import keras
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attention.training import CheckpointFolder, OptimizerConfig, TrainingConfig, fit, make_optimizer
+from tests.training.disks import DISKS
 from tests.training.runs import Run
 
 STEPS = 18
@@ -116,27 +117,85 @@ def test_data_with_steps_per_epoch_goes_on_where_it_was_within_a_pass(tmp_path):
     _require_same(losses("stopped"), expected)  # nothing is left to do
 
 
-def test_a_disk_that_is_full_ends_the_run_with_the_checkpoint_before_to_go_on_from(tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+@pytest.mark.parametrize("steps_per_epoch", [None, 5])
+def test_sigterm_in_a_validation_saves_the_epoch_before_it_and_the_next_run_validates_anew(tmp_path, steps_per_epoch):
+    class StopInValidation(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            signal.raise_signal(signal.SIGTERM)
 
-    class FillTheDisk(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:  # the kernel refuses to let a file grow beyond this
-                resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    def history(folder, *callbacks):
+        config = TrainingConfig(
+            epochs=3, steps_per_epoch=steps_per_epoch, checkpoint_folder=tmp_path / folder, progress=False
+        )
+        return fit(_build(), _data(), _data(), config, callbacks).history.history
 
+    expected = history("whole")
+    with pytest.raises(SystemExit) as status:
+        history("stopped", StopInValidation())
+    assert status.value.code == 143
+    _require_same(history("stopped"), expected)
+
+
+def test_a_run_that_goes_on_with_other_data_says_so_and_one_with_the_same_does_not(tmp_path, caplog):
+    def run(data, epochs):
+        fit(_build(), data, None, TrainingConfig(epochs=epochs, checkpoint_folder=tmp_path, progress=False))
+
+    run(_data(), 2)
+    run(_data(), 3)
+    assert "does not begin with the batch" not in caplog.text
+    run(_data().map(lambda x, y: (x + 1, y)), 4)
+    assert "`train` does not begin with the batch that it began with before" in caplog.text
+
+
+@pytest.mark.parametrize("kind", DISKS)
+def test_a_disk_that_is_full_ends_the_run_with_the_checkpoint_before_to_go_on_from(tmp_path, kind):
     def run(folder, *callbacks):
-        config = TrainingConfig(epochs=4, checkpoint_folder=tmp_path / folder, progress=False)
+        config = TrainingConfig(epochs=4, checkpoint_folder=folder, progress=False)
         return fit(_build(), _data(), None, config, callbacks).history.history
 
-    expected = run("whole")
-    try:
-        with pytest.raises(OSError, match=r"could not be written .*checkpoint-0000000006\.npz is as it was"):
-            run("full", FillTheDisk())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    names = sorted(path.name for path in (tmp_path / "full").iterdir())
-    assert names == ["checkpoint-0000000003.npz", "checkpoint-0000000006.npz"]
-    _require_same(run("full"), expected)
+    expected = run(tmp_path / "whole")
+    (tmp_path / "disk").mkdir()
+    with kind(tmp_path / "disk") as disk:
+        fill = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: disk.fill() if epoch == 2 else None)
+        with pytest.raises(OSError, match=r"could not be written .*checkpoint-0000000006\.npz is as it was") as raised:
+            run(disk.path, fill)
+        assert raised.value.errno == disk.errno
+        names = sorted(path.name for path in disk.path.glob("checkpoint*"))
+        assert names == ["checkpoint-0000000003.npz", "checkpoint-0000000006.npz"]
+        disk.free()
+        _require_same(run(disk.path), expected)
+
+
+def _hold(path, pipe):
+    folder = CheckpointFolder(path)
+    folder.claim()
+    pipe.send("held")
+    pipe.recv()
+
+
+def test_two_runs_at_once_in_one_folder_are_refused_and_two_in_turn_are_not(tmp_path):
+    config = TrainingConfig(checkpoint_folder=tmp_path, progress=False)
+    fit(_build(), _data(), config=config)  # and lets go of it
+    ours, theirs = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path, theirs))
+    other.start()
+    assert ours.recv() == "held"
+    with pytest.raises(ValueError, match=rf"another run writes .*process {other.pid} on .*Received: "):
+        fit(_build(), _data(), config=config)
+    ours.send("let go")
+    other.join()
+    fit(_build(), _data(), config=config)
+
+
+def test_a_damaged_checkpoint_ends_the_run_and_the_one_before_goes_on_once_it_is_removed(tmp_path):
+    config = TrainingConfig(epochs=2, checkpoint_folder=tmp_path, progress=False)
+    expected = fit(_build(), _data(), config=config).history.history
+    newest = CheckpointFolder(tmp_path).newest()
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"the checkpoint is damaged: .*Remove it to go on .*Received: .*0006\.npz"):
+        fit(_build(), _data(), config=config)
+    newest.unlink()
+    _require_same(fit(_build(), _data(), config=config).history.history, expected)
 
 
 def test_what_callbacks_have_learned_is_restored(tmp_path):

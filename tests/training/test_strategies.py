@@ -14,6 +14,20 @@ SMALL = {"model": {"layers": 1}, "validation": False}
 EXACT = {"optimizer": OPTIMIZER, "config": {"epochs": 9, "gradient_accumulation_steps": 2, "log_gradient_norm": True}}
 UNEVEN = {"data": {"counts": [27, 16], "own": True}, "optimizer": OPTIMIZER, "config": {"epochs": 2}, **SMALL}
 
+# What the second worker is given in the place of what the chief has, and what both are told.
+DIFFERENT = {
+    "another batch size": {**SMALL, "others": {"data": {"batch": 4}}},
+    "another seed of the data": {**SMALL, "data": {"shuffle": True}, "others": {"data": {"shuffle": False}}},
+    "more rows": {**SMALL, "others": {"data": {"repeat": 2}}},
+    "more epochs": {**SMALL, "others": {"config": {"epochs": 2}}},
+}
+TOLD = {
+    "another batch size": "the first batch of `train` must be the same on all workers. Received: another one on ",
+    "another seed of the data": "the first batch of `train` must be the same on all workers. Received: another one on ",
+    "more rows": "`train` must give the same batches on all workers",
+    "more epochs": "`epochs` of the config must be the same on all workers. Received: another one on ",
+}
+
 
 def _fits(strategy):
     # Both replicas have what the one device has.
@@ -31,6 +45,8 @@ def _fits(strategy):
             config = {"epochs": 2, "mixed_precision": precision, "gradient_accumulation_steps": parts}
             optimizer = {**OPTIMIZER, "ema_momentum": 0.9}
             fits[f"{precision}-{parts}"] = {"config": config, "optimizer": optimizer, **SMALL}
+    if strategy == "multi_worker":
+        fits |= DIFFERENT
     if strategy != "mirrored":
         alone = {**UNEVEN, "data": {"counts": UNEVEN["data"]["counts"]}}
         fits["uneven"] = UNEVEN if strategy == "multi_worker" else alone
@@ -112,3 +128,9 @@ def test_recomputation_changes_nothing_with_dropout_on(runs, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_xla_trains_alike(runs, strategy):
     np.testing.assert_allclose(runs[strategy].losses("xla"), runs["one_device"].losses("xla"), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_workers_that_were_given_different_things_are_all_told_so(runs, name):
+    for index in range(2):
+        assert runs["multi_worker"].error(name, index).startswith(f"ValueError: {TOLD[name]}")

@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
+import keras_attention.training
 from keras_attention.layers import TransformerBlock
 from keras_attention.training import OptimizerConfig, TrainingConfig, fit, make_optimizer, make_strategy
 
@@ -62,14 +63,15 @@ def dataset(batch=8, shuffle=False, context=None, counts=None, count=EXAMPLES, s
     return tf.data.Dataset.from_generator(together, output_signature=(spec, spec))
 
 
-def build(optimizer, dropout=0.0, heads=1, layers=2, rematerialize=False):
+def build(optimizer, dropout=0.0, heads=1, layers=2, rematerialize=False, activity_regularizer=None):
     """An encoder that says an id at every position."""
     ids = keras.Input((None,), dtype="int32")
-    x = keras.layers.Embedding(VOCABULARY, WIDTH, mask_zero=True)(ids)
+    x = keras.layers.Embedding(VOCABULARY, WIDTH, mask_zero=True, name="tokens")(ids)
     for _ in range(layers):
         options = {"dropout": dropout, "norm": "pre", "rematerialize": rematerialize}
         x = TransformerBlock(num_heads=2, intermediate_dim=32, **options)(x)
-    outputs = [keras.layers.Dense(VOCABULARY, name=f"head_{i}", dtype="float32")(x) for i in range(heads)]
+    options = {"dtype": "float32", "activity_regularizer": activity_regularizer}
+    outputs = [keras.layers.Dense(VOCABULARY, name=f"head_{i}", **options)(x) for i in range(heads)]
     model = keras.Model(ids, outputs[0] if heads == 1 else outputs)
     options = {"weighted_metrics" if heads == 1 else "metrics": ["accuracy"] * heads}
     if heads > 1:
@@ -102,6 +104,8 @@ class Recorder(keras.callbacks.Callback):
 
 def run(spec, strategy, index, output):
     """One fit; its losses by step, weights, history and error come to files that begin with `output`."""
+    if index:
+        spec = {**spec, **spec.get("others", {})}
     data = dict(spec.get("data", {}))
 
     def own(context):
@@ -115,6 +119,7 @@ def run(spec, strategy, index, output):
             dataset(count=13, seed=1) if spec.get("validation", True) else None,
             TrainingConfig(strategy=strategy, progress=False, **spec.get("config", {})),
             [Recorder(f"{output}.jsonl", spec.get("signals", {}) if index == spec.get("who", 0) else {})],
+            [getattr(keras_attention.training, name)(**options) for name, options in spec.get("regularizers", [])],
         )
     except (ValueError, OSError) as error:
         result = {"error": f"{type(error).__name__}: {error}"}
