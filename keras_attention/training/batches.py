@@ -52,6 +52,7 @@ class Feed:
         self._dataset = source
         # A batch has any number of rows, whatever the specification says: there may be none left here.
         self.spec = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), source.element_spec)
+        self._name = name
         self._nothing = tf.nest.map_structure(
             lambda s: tf.zeros([0, *(size or 1 for size in s.shape[1:])], s.dtype), self.spec
         )
@@ -78,12 +79,9 @@ class Feed:
                 order of the present one.
             batches: int, the batches of the present pass that have been used. They are read again and skipped.
         """
-        skipped = passes - self.passes - 1
-        if skipped:
-            self._begin()
-            self.skip_passes(skipped - 1)
-        self.passes, self.batches = passes, batches
+        self.skip_passes(passes - self.passes - 1)
         self._begin()
+        self.passes, self.batches = passes, batches
         for _ in range(batches):
             self._ahead = self._next()
 
@@ -96,7 +94,11 @@ class Feed:
     def skip_passes(self, count):
         """Begins and leaves so many passes, for what is shuffled anew in each."""
         for _ in range(count):
-            iter(self._dataset)
+            if self.first_batch is None:
+                self._begin()
+            else:
+                iter(self._dataset)
+            self.passes += 1
 
     @property
     def has_next(self):
@@ -135,8 +137,8 @@ class Feed:
         size = tf.nest.flatten(batch)[0].shape[0]
         if self.is_shared and size != rows:
             raise ValueError(
-                f"`train` must give the same batches on all workers, or be a function of the input context. Received: "
-                f"batch {self.batches} of a pass with {size} rows here and {rows:.0f} in the shares of all workers"
+                f"`{self._name}` must give the same batches on all workers, or be a function of the input context. "
+                f"Received: batch {self.batches} of a pass with {size} rows here and {rows:.0f} in the shares of all"
             )
 
     def empty(self):

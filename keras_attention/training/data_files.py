@@ -11,7 +11,7 @@ def find_files(path):
         path: str or `os.PathLike`, or an iterable of them. What is not the name of a file is a glob.
 
     Returns:
-        list of str, each file once: as given, those of a glob by name, so that all workers have one order.
+        list of str, each file once, by name: all workers have one order, whatever lists the files for them.
 
     Raises:
         ValueError: if nothing is given, or if a path is a folder or matches no file.
@@ -31,4 +31,4 @@ def find_files(path):
         if not found:
             raise ValueError(f"`path` must name files that are there. Received: path={pattern!r}, which matches none")
         files.update(dict.fromkeys(found))
-    return list(files)
+    return sorted(files)

@@ -3,8 +3,8 @@
 The loop is our own. Keras's `fit` can be made to run under every strategy by replacing private methods of its trainer,
 but it cannot be made right by that: its optimizers clip each replica's gradient before they are summed, its losses are
 means of the replicas' means, its accumulation fails under MirroredStrategy, and it can begin again only at an epoch.
-This loop takes public names of Keras and one private one (`steps.leave_the_sum_to_us`), and gives the numbers of one
-device whatever the strategy.
+This loop takes public names of Keras and two private ones (`steps.leave_the_sum_to_us`, and `layer_paths` to find
+nested layers), and gives the numbers of one device whatever the strategy.
 """
 
 import contextlib
@@ -236,8 +236,9 @@ def _callbacks(callbacks, config, cluster, validation):
             )
     if config.patience is not None:
         monitor = "loss" if validation is None else "val_loss"
-        callbacks.append(
-            keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode="min", restore_best_weights=True)
+        # First, so that at the end the others find the weights of the best epoch.
+        callbacks.insert(
+            0, keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode="min", restore_best_weights=True)
         )
     if config.log_folder is not None:
         folder = check_folder("log_folder", config.log_folder)

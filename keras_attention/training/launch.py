@@ -79,18 +79,18 @@ def launch(config, command):
         signal.signal(number, lambda number, frame: signals.append(number))
     restarts = 0
     while True:
-        index, status = _run(config, command, signals)
-        if status in (0, _STOPPED) or signals or restarts == config.max_restarts:
+        index, status, has_failed = _run(config, command, signals)
+        if not has_failed or signals or restarts == config.max_restarts:
             return status
         restarts += 1
         _say(f"worker {index} ended with status {status}; all are started again, {restarts} of {config.max_restarts}")
 
 
 def _run(config, command, signals):
-    """Runs all workers once; returns which was the first to fail and its status, or (None, 0)."""
+    """Runs all workers once; returns what `_first_failed` does."""
     addresses = config.addresses or _free_addresses(config.workers)
     workers, readers = {}, []
-    failed, deadline, passed_on = (None, 0), float("inf"), 0
+    failed, deadline, passed_on = (None, 0, False), float("inf"), 0
     try:
         for index in range(len(addresses)) if config.index is None else [config.index]:
             workers[index] = _start(command, addresses, index)
@@ -101,30 +101,39 @@ def _run(config, command, signals):
         while running and time.monotonic() < deadline:
             time.sleep(0.05)
             running = None in [worker.poll() for worker in workers.values()]
-            if failed[0] is None:
-                failed = _first_failed(workers)
+            if not failed[-1]:
+                failed = _first_failed(workers, bool(signals))
                 # Those that were stopped have agreed on it, and each ends when it has saved.
-                if failed[1] not in (0, _STOPPED):
+                if failed[-1]:
                     deadline = time.monotonic() + _LAST_WORDS_SECONDS
             if len(signals) > passed_on:
                 passed_on += 1
                 deadline = deadline if passed_on == 1 else 0.0
                 for worker in workers.values():
-                    worker.terminate()
+                    _send(worker, signal.SIGTERM)
     finally:
         for worker in workers.values():
-            worker.kill()
+            _send(worker, signal.SIGKILL)
             worker.wait()
         for reader in readers:
             reader.join(1.0)  # what a worker has started itself may hold the pipe open
-    return failed if failed[0] is not None else _first_failed(workers)
+    return failed if failed[-1] else _first_failed(workers, bool(signals))
 
 
-def _first_failed(workers):
-    for index, worker in workers.items():
-        if worker.returncode:
-            return index, worker.returncode if worker.returncode > 0 else 128 - worker.returncode
-    return None, 0
+def _first_failed(workers, stopping):
+    """A worker that has failed, else one that was stopped; its status; whether it has failed."""
+    ended = [(index, worker.returncode) for index, worker in workers.items() if worker.returncode]
+    # One that SIGTERM has ended at once has not saved; that is no failure only where this launcher was told to stop.
+    stopped = {_STOPPED, -signal.SIGTERM} if stopping else {_STOPPED}
+    for index, status in sorted(ended, key=lambda item: item[1] in stopped):
+        return index, status if status > 0 else 128 - status, status not in stopped
+    return None, 0, False
+
+
+def _send(worker, number):
+    """Signals a worker and what it has started itself, such as the program that a shell runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, number)
 
 
 def _start(command, addresses, index):

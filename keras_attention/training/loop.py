@@ -67,7 +67,7 @@ class Loop:
             self._progress = Progress(**state["progress"])
             self._state.restore_variables(arrays)
             logger.info("going on after %d batches, in epoch %d", self._progress.step, self._progress.epoch + 1)
-        self._model.stop_training = False
+        self._model.stop_training = self._progress.stopping
         for callback in self._callbacks.callbacks:
             if hasattr(callback, "set_progress"):
                 callback.set_progress(self._progress)
@@ -76,7 +76,7 @@ class Loop:
             self._state.restore_callbacks(arrays, state)
         logs = None
         if not self._is_over():
-            self._feed.go_to(self._progress.passes, self._progress.pass_batches)
+            self._go_to_the_data()
             if arrays is not None and self._progress.first_batch != self._feed.first_batch:
                 logger.warning(
                     "`train` does not begin with the batch that it began with before the run was stopped, so the "
@@ -84,13 +84,24 @@ class Loop:
                 )
             self._agreement.require_same({"the first batch of `train`": self._feed.first_batch})
             self._progress.first_batch = self._feed.first_batch
-            if self._validation_feed is not None:
-                self._validation_feed.skip_passes(self._progress.epoch)
         while not self._is_over():
             logs = self._run_epoch(arrays)
             arrays = None
         self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
         self._callbacks.on_train_end(logs)
+
+    def _go_to_the_data(self):
+        """Begins the passes that have been begun before, in their order: one dataset may be used for both."""
+        progress, is_there = self._progress, False
+        for begun in progress.validations if self._validation_feed is not None else ():
+            if begun <= progress.passes:
+                self._feed.skip_passes(begun - 1 - self._feed.passes)
+            elif not is_there:
+                self._feed.go_to(progress.passes, progress.pass_batches)
+                is_there = True
+            self._validation_feed.skip_passes(1)
+        if not is_there:
+            self._feed.go_to(progress.passes, progress.pass_batches)
 
     def _is_over(self):
         return self._progress.stopped or self._progress.epoch >= self._config.epochs
@@ -105,6 +116,7 @@ class Loop:
         logs = {**progress.means(), **self._metrics()}
         if self._validation_feed is not None:
             logs.update({f"val_{name}": value for name, value in self._validate().items()})
+            progress.validations.append(self._feed.passes + 1)
         self._callbacks.on_epoch_end(progress.epoch, logs)
 
         progress.epoch += 1
@@ -123,6 +135,8 @@ class Loop:
     def _run_batches(self):
         """Trains on the batches that are left of the epoch."""
         progress, config = self._progress, self._config
+        if progress.stopping:
+            return
         (more,) = self._agreement.any(self._feed.has_next)
         while not config.steps_per_epoch or progress.epoch_steps < config.steps_per_epoch:
             if not more:
@@ -140,7 +154,7 @@ class Loop:
             more, terminated, stopped = self._agreement.any(
                 self._feed.has_next, self._termination.requested, self._model.stop_training
             )
-            self._model.stop_training = stopped
+            self._model.stop_training = progress.stopping = stopped
             if terminated or (config.checkpoint_every_steps and progress.step % config.checkpoint_every_steps == 0):
                 self._save()
             if terminated:
@@ -173,7 +187,9 @@ class Loop:
             if not more:
                 break
             self._callbacks.on_test_batch_begin(means.step)
-            losses, rows, metrics = self._test(self._validation_feed.take())
+            batch = self._validation_feed.take()
+            losses, rows, metrics = self._test(batch)
+            self._validation_feed.require_complete(batch, rows)
             means.step += 1
             self._callbacks.on_test_batch_end(means.step - 1, {**means.add(losses, rows), **metrics})
         logs = {**means.means(), **self._metrics()}
@@ -191,6 +207,7 @@ class Loop:
         captured = self._state.capture(self._progress)
         if self._cluster.is_chief:
             self._folder.save(self._progress.step, *captured)
+        self._agreement.any(False)  # No worker goes on, or ends, while the chief writes.
 
     def _load(self):
         """The newest checkpoint of the chief, on all workers; (None, None) if there is none."""

@@ -14,14 +14,15 @@ class RDrop:
     The batch goes through the model twice, with other dropout, and the loss of every example or position becomes the
     mean of its two losses and `alpha` times the symmetric Kullback-Leibler divergence of its two predictions,
     (KL(p, q) + KL(q, p)) / 2. Masks, sample weights, ignored classes and the weights of outputs count for the
-    divergence as they do for the loss. (The paper adds the two losses: its formula is twice this one, with twice its
-    alpha here.) A step takes about twice as long. Validation is not changed.
+    divergence as they do for the loss. (The paper adds the two losses: its formula is twice this one, with
+    alpha half of the paper's.) A step takes about twice as long. Validation is not changed.
 
     The losses that the model is compiled with must be cross-entropies, binary or categorical, on logits or
     probabilities: that of Keras or `SmoothedCrossentropy`.
 
     Attributes:
-        alpha: float, at least 0, the weight of the divergence. The paper uses 1 to 5.
+        alpha: float, at least 0, the weight of the divergence. The paper's 1 to 5 are 0.5 to 2.5
+            here.
 
     Raises:
         ValueError: if `alpha` is negative, or not a number.

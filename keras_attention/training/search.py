@@ -70,7 +70,8 @@ def search(setting, folder, algorithm="random", max_trials=None, objective="val_
 
     `setting` is a function of `keras_tuner.HyperParameters` that returns the arguments of `fit`, so that a
     hyper-parameter can reach any of them: the model, the batches, the `TrainingConfig`, the regularisers. It is called
-    often and should be quick, which it is where `build` and the data are functions.
+    often and should be quick, which it is where `build` and the data are functions. A dataset that is shuffled must be
+    made in it, or by such a function: one from outside counts its passes on from trial to trial.
 
     A search that was stopped or killed goes on when the same program is started again: trials that have ended are read
     from the folder, the one that was interrupted resumes from its checkpoint, and the search ends with the result of

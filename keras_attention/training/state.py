@@ -24,6 +24,8 @@ class Progress:
             rows, and the sum of the rows.
         stopped: bool, whether a callback has ended the run.
         first_batch: int, of the data, as `Feed` tells it.
+        validations: list of int: for each validation that is over, the passes through the data begun before it.
+        stopping: bool, whether a callback has asked for the end after the present epoch.
     """
 
     epoch: int = 0
@@ -34,6 +36,8 @@ class Progress:
     sums: dict = dataclasses.field(default_factory=dict)
     stopped: bool = False
     first_batch: int = 0
+    validations: list = dataclasses.field(default_factory=list)
+    stopping: bool = False
 
     def add(self, losses, rows):
         """Counts a batch's losses; returns the means of the epoch so far."""

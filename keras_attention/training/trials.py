@@ -72,7 +72,7 @@ class Trials(BaseTuner):
                 "algorithm": algorithm,
                 "objective": [oracle.objective.name, oracle.objective.direction],
                 "seed": seed,
-                "max_epochs": config.epochs if algorithm == "hyperband" else None,
+                "epochs": config.epochs,
                 "space": self.oracle.get_space().get_config()["space"],
             }
         )
@@ -90,6 +90,8 @@ class Trials(BaseTuner):
         folder = self._trial_folder(number)
         record = _read(folder / "trial.json")
         if record:
+            # What it asks for only under a condition is known to the algorithm when it has been asked.
+            fit_arguments(self._setting, trial.hyperparameters)
             trial.hyperparameters.values = record["values"]
         if not record.get("ended"):
             record = {"values": trial.hyperparameters.values}

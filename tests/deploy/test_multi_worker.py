@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,9 @@ def test_launchers_on_two_hosts_start_both_workers_again_when_one_was_killed(dat
             launch = [*LAUNCH, "--addresses", *network.addresses, "--index", str(index), "--max-restarts", "6", "--"]
             launchers.append(_run([*network.prefix(index), *launch, *command], logs[index]))
         try:
+            deadline = time.monotonic() + 300
             while not list(checkpoints.glob("*.npz")):
+                assert time.monotonic() < deadline, logs[0].read_text()
                 assert [launcher.poll() for launcher in launchers] == [None, None], logs[0].read_text()
                 time.sleep(0.02)
             os.kill(_worker_of(launchers[1]), signal.SIGKILL)
@@ -128,5 +131,6 @@ def test_launchers_on_two_hosts_start_both_workers_again_when_one_was_killed(dat
                 launcher.kill()
     assert statuses == [0, 0], [log.read_text() for log in logs]
     assert "launch: worker 1 ended with status 137; all are started again, 1 of 6" in logs[1].read_text()
-    assert "launch: worker 0 ended with status 1; all are started again, 1 of 6" in logs[0].read_text()
+    # However TensorFlow ends a worker that has lost another.
+    assert re.search(r"launch: worker 0 ended with status \d+; all are started again, 1 of 6", logs[0].read_text())
     _require_same(tmp_path / "run", alone, 1e-5)

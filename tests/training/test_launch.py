@@ -103,10 +103,11 @@ def test_a_signal_stops_all_workers_and_they_are_not_started_again(number):
 
 
 def test_a_second_signal_kills_workers_that_do_not_end():
-    process = _start("", "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', os.getpid()); time.sleep(600)")
+    program = "signal.signal(signal.SIGTERM, lambda *_: print('no')); print('ready', os.getpid())\n"
+    process = _start("", program + "while True: time.sleep(600)")
     _when_ready(process)
     process.terminate()
-    time.sleep(0.5)
+    assert sorted(process.stdout.readline() for _ in range(2)) == ["[0] no\n", "[1] no\n"]
     assert process.poll() is None
     process.terminate()
     assert process.wait(60) == 137
@@ -118,10 +119,33 @@ def test_workers_end_with_a_launcher_that_was_killed():
     pids = _when_ready(process)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    deadline = time.monotonic() + 60
+    while any(map(_runs, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def _runs(pid):
+    """Whether a process runs: one that has ended stays a zombie until somebody asks how."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_what_a_worker_has_started_itself_ends_with_it():
+    program = "import subprocess; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    process = _start("", f"{program}print('ready', child.pid)\nif index == 1: sys.exit(3)\nchild.wait()")
+    pids = _when_ready(process)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert not any(map(_runs, pids))
+
+
+def test_a_worker_that_somebody_else_has_terminated_has_failed(tmp_path):
+    once = f"path = {str(tmp_path)!r} + '/once'\nif index == 1 and not os.path.exists(path):\n    open(path, 'w')\n"
+    status, lines, _ = _run("--max-restarts 1", f"{once}    os.kill(os.getpid(), signal.SIGTERM)\n")
+    assert (status, lines) == (0, ["launch: worker 1 ended with status 143; all are started again, 1 of 1"])
 
 
 def test_a_port_that_is_taken_is_named():

@@ -136,6 +136,40 @@ def test_sigterm_in_a_validation_saves_the_epoch_before_it_and_the_next_run_vali
     _require_same(history("stopped"), expected)
 
 
+@pytest.mark.parametrize("steps_per_epoch", [None, 2])
+def test_one_shuffled_dataset_for_training_and_validation_goes_on_in_its_order(tmp_path, steps_per_epoch):
+    def history(folder, epochs):
+        data, folder = _data(), tmp_path / folder
+        config = TrainingConfig(
+            epochs=epochs, steps_per_epoch=steps_per_epoch, checkpoint_folder=folder, progress=False
+        )
+        return fit(_build(), data, data, config).history.history
+
+    expected = history("whole", 5)
+    history("stopped", 1)
+    history("stopped", 3)
+    _require_same(history("stopped", 5), expected)
+
+
+def test_a_run_that_a_callback_has_stopped_within_an_epoch_stays_stopped(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 0
+
+    class StopInValidation(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    def history(folder, *callbacks):
+        config = TrainingConfig(epochs=3, checkpoint_folder=tmp_path / folder, progress=False)
+        return fit(_build(), _data(), _data(), config, callbacks).history.history
+
+    expected = history("whole", Stop())
+    with pytest.raises(SystemExit):
+        history("stopped", Stop(), StopInValidation())
+    _require_same(history("stopped"), expected)
+
+
 def test_a_run_that_goes_on_with_other_data_says_so_and_one_with_the_same_does_not(tmp_path, caplog):
     def run(data, epochs):
         fit(_build(), data, None, TrainingConfig(epochs=epochs, checkpoint_folder=tmp_path, progress=False))

@@ -71,6 +71,29 @@ def test_a_search_that_is_killed_within_a_trial_ends_as_one_that_was_not(searche
     assert result.hyperparameters.values == expected.hyperparameters.values
 
 
+def test_a_search_that_asks_for_more_under_a_condition_goes_on_with_the_same_trials(tmp_path):
+    def setting(hp):
+        units = hp.Choice("units", [1, 2])
+        rate = hp.Float("rate", 1e-3, 1e-1) if units == 2 else 0.1
+
+        def build():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+            model.compile(keras.optimizers.SGD(rate), "mse")
+            return model
+
+        data = tf.data.Dataset.from_tensor_slices((np.eye(2), np.ones((2, 1)))).batch(2)
+        return {"build": build, "train": data, "config": TrainingConfig(progress=False)}
+
+    def result(folder, max_trials):
+        found = search(setting, tmp_path / folder, max_trials=max_trials, objective="loss", progress=False)
+        return sorted(_plain(found))
+
+    expected = result("whole", 8)
+    assert {len(values) for _, values, *_ in expected} == {1, 2}
+    result("halves", 3)
+    assert result("halves", 8) == expected
+
+
 @pytest.mark.parametrize("algorithm", list(KILLS))
 def test_the_score_is_what_fit_reaches_with_the_values_and_the_best_comes_first(searched, algorithm):
     result, _, _ = searched(algorithm)
