@@ -1,4 +1,4 @@
-"""The chatbot from the shell: `python -m applications.chatbot train | export | ask | evaluate | demo`."""
+"""The chatbot from the shell: `python -m applications.chatbot mine | train | export | ask | evaluate | demo`."""
 
 import functools
 import importlib
@@ -9,11 +9,12 @@ from typing import Annotated
 
 import tyro
 
-from applications.chatbot.config import AskConfig, DemoConfig, EvaluateConfig, ExportConfig, TrainConfig
+from applications.chatbot.config import AskConfig, DemoConfig, EvaluateConfig, ExportConfig, MineConfig, TrainConfig
 from keras_attention.serving.quiet_tensorflow import import_tensorflow_quietly
 
 # A verb is the function of its name in the module of its name, imported when the verb is chosen.
 _VERBS = {
+    MineConfig: ("mine", "Turn logs of conversations into questions and answers to review."),
     TrainConfig: ("train", "Build a bot from questions and answers."),
     ExportConfig: ("export", "Write the bot as a SavedModel, checked by TensorFlow's own loader."),
     AskConfig: ("ask", "Ask the bot, here or on a server."),
@@ -42,7 +43,7 @@ def main(arguments=None):
     except _expected_errors() as error:
         print(f"chatbot: {error}", file=sys.stderr)
         return 1
-    if isinstance(config, ExportConfig):
+    if isinstance(config, (ExportConfig, MineConfig)):
         print(result)
     if isinstance(config, EvaluateConfig):
         for name, value in result.items():
@@ -51,7 +52,7 @@ def main(arguments=None):
 
 
 def _run(config):
-    if not (isinstance(config, AskConfig) and config.server):  # a client needs no TensorFlow
+    if not (isinstance(config, MineConfig) or (isinstance(config, AskConfig) and config.server)):  # need no TensorFlow
         import_tensorflow_quietly()
     verb, _ = _VERBS[type(config)]
     return getattr(importlib.import_module(f"applications.chatbot.{verb}"), verb)(config)

@@ -112,3 +112,50 @@ class DemoConfig:
 
     run: Path = Path("runs/chatbot")
     output: Path = Path("saved_models/chatbot")
+
+
+@dataclasses.dataclass(frozen=True)
+class MineConfig:
+    """Which conversations to turn into questions and answers.
+
+    Attributes:
+        data: The log, a turn a row with conversation, speaker, time and text: a CSV file, or JSON Lines (.jsonl).
+        output: The CSV file that is written, for a person to review and then for train.
+        customers: The speakers (or roles) that are customers, if it is not plain from their names.
+        agents: Those that are agents. With one of both given, all others are on the other side.
+        conversation_column: The column of the conversation's id, if its name is not a usual one.
+        speaker_column: The column of who speaks.
+        role_column: The column of the side that the speaker is on, such as role or inbound.
+        time_column: The column of the time: ISO 8601, or seconds since 1970.
+        text_column: The column of what was said.
+        min_support: In how many conversations a question must have come up.
+        similarity: How much of their short pieces two texts must share to count as one; the numbers and, but for slips
+            of the pen, the words must agree besides.
+        region: The two letters of the country whose phone numbers are masked when they are written without a +.
+        small_talk: A file of the phrases that are neither question nor answer, instead of small_talk.ini.
+        skip_malformed: Leave out rows that cannot be read.
+        overwrite: Replace the file that stands at output, with what was changed in it.
+    """
+
+    data: Path
+    output: Path = Path("pairs.csv")
+    customers: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    conversation_column: str | None = None
+    speaker_column: str | None = None
+    role_column: str | None = None
+    time_column: str | None = None
+    text_column: str | None = None
+    min_support: int = 2
+    similarity: float = 0.7
+    region: str = "US"
+    small_talk: Path | None = None
+    skip_malformed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.min_support < 1 or not 0 < self.similarity <= 1:
+            raise ValueError(
+                "min_support must be at least 1, and similarity above 0 and at most 1. "
+                f"Received: {self.min_support}, {self.similarity}"
+            )
