@@ -4,6 +4,7 @@ import io
 
 import keras
 
+from keras_attention.training.arguments import check_every_epochs
 from keras_attention.training.event_file import EventCallback, image
 from keras_attention.visualization import attention_figure, attention_scores
 from keras_attention.visualization.attention_scores import attention_layers
@@ -100,9 +101,3 @@ class AttentionImages(EventCallback):
         figure.savefig(file, format="png")
         width, height = figure.canvas.get_width_height()
         return image(tag, file.getvalue(), width, height)
-
-
-def check_every_epochs(every_epochs):
-    """Refuses what is no positive integer."""
-    if not isinstance(every_epochs, int) or isinstance(every_epochs, bool) or every_epochs < 1:
-        raise ValueError(f"`every_epochs` must be a positive integer. Received: every_epochs={every_epochs!r}")

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_attention.training.arguments import is_int
+
 
 def bucket_by_length(dataset, boundaries, tokens_per_batch, length_of=None, padding_values=None):
     """Batches rows with others of about their length, so that little is padded.
@@ -41,9 +43,9 @@ def bucket_by_length(dataset, boundaries, tokens_per_batch, length_of=None, padd
     """
     boundaries = list(boundaries)
     increasing = all(a < b for a, b in zip([0, *boundaries], boundaries, strict=False))
-    if not boundaries or not all(map(_is_int, boundaries)) or not increasing:
+    if not boundaries or not all(map(is_int, boundaries)) or not increasing:
         raise ValueError(f"`boundaries` must be positive, increasing integers. Received: boundaries={boundaries!r}")
-    if not _is_int(tokens_per_batch) or tokens_per_batch < boundaries[-1]:
+    if not is_int(tokens_per_batch) or tokens_per_batch < boundaries[-1]:
         raise ValueError(
             "`tokens_per_batch` must be an integer, and hold a row of the last boundary at least. Received: "
             f"tokens_per_batch={tokens_per_batch!r} with boundaries={boundaries!r}"
@@ -91,7 +93,3 @@ def _length_of_longest(spec):
         return tf.reduce_max([tf.shape(part)[0] for part in tf.nest.flatten(row) if part.shape.rank == 1])
 
     return length_of
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)

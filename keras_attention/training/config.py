@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from keras_attention.training.arguments import is_int
+
 Strategy = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
@@ -76,9 +78,9 @@ class TrainingConfig:
         for name in _POSITIVE:
             value = getattr(self, name)
             optional = type(self).__dataclass_fields__[name].default is None
-            if not (value is None and optional) and not (_is_int(value) and value > 0):
+            if not (value is None and optional) and not (is_int(value) and value > 0):
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-        if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed < 2**32):
+        if self.seed is not None and not (is_int(self.seed) and 0 <= self.seed < 2**32):
             raise ValueError(f"`seed` must be an integer from 0 to 2**32 - 1, or None. Received: seed={self.seed!r}")
         if self.checkpoint_every_steps is not None and self.checkpoint_folder is None:
             raise ValueError(
@@ -97,7 +99,3 @@ _POSITIVE = (
     "keep_checkpoints",
     "patience",
 )
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,7 +3,7 @@
 import numpy as np
 from tensorboard.plugins.text.summary_v2 import text_pb
 
-from keras_attention.training.attention_images import check_every_epochs
+from keras_attention.training.arguments import check_every_epochs
 from keras_attention.training.event_file import EventCallback
 
 

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.training.arguments import is_int
 from keras_attention.training.columns import Malformed
 from keras_attention.training.reader_errors import remember
 
@@ -38,11 +39,11 @@ class Rows:
     """
 
     def __init__(self, files, columns, records, parse, unit, *, shard, shuffle_buffer, seed, skip_malformed):
-        if shuffle_buffer is not None and not (_is_int(shuffle_buffer) and shuffle_buffer > 0):
+        if shuffle_buffer is not None and not (is_int(shuffle_buffer) and shuffle_buffer > 0):
             raise ValueError(
                 f"`shuffle_buffer` must be a positive integer or None. Received: shuffle_buffer={shuffle_buffer!r}"
             )
-        if not (_is_int(seed) and 0 <= seed < 2**63):
+        if not (is_int(seed) and 0 <= seed < 2**63):
             raise ValueError(f"`seed` must be an integer from 0 to 2**63 - 1. Received: seed={seed!r}")
         self._columns = columns
         self._records = records
@@ -164,7 +165,7 @@ def _shard(shard):
         return 1, 0
     if isinstance(shard, tf.distribute.InputContext):
         return shard.num_input_pipelines, shard.input_pipeline_id
-    is_pair = isinstance(shard, tuple | list) and len(shard) == 2 and all(map(_is_int, shard))
+    is_pair = isinstance(shard, tuple | list) and len(shard) == 2 and all(map(is_int, shard))
     if not is_pair or not 0 <= shard[1] < shard[0]:
         raise ValueError(
             "`shard` must be a tf.distribute.InputContext or (number of shards, index), the index from 0 and below the "
@@ -208,7 +209,3 @@ def _array(column, values):
     if not column.is_list:
         return np.array(values, dtype)
     return np.array(list(itertools.chain.from_iterable(values)), dtype), np.array([len(v) for v in values], np.int64)
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)
